@@ -1,0 +1,918 @@
+"""The scikit-learn contract: parameters, what fit and predict accept, labels, weights, fitted attributes."""
+
+import contextlib
+import copy
+import math
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring, get_scorer_names, r2_score
+from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedShuffleSplit
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from . import _sequences, _training
+from ._network import CNNLSTM, POOLINGS
+
+_SIZE = Interval(Integral, 1, None, closed="left")
+_SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
+
+
+def auto_sizes(n_samples, sample_shape):
+    """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
+
+    Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
+    the side of an image to 4. Every size gets at least 10 passes over the data.
+    """
+    n_timesteps, *space, _ = sample_shape
+    side = max(space, default=n_timesteps)
+    is_small = math.prod(sample_shape) <= 64
+    is_image = len(space) >= 2
+
+    conv_channels = (16, 32, 64) if is_image else (32, 32, 32) if is_small else (64, 64, 64)
+    kernel_size = tuple(min(k, 2 * side - 1) for k in ((3, 3, 3) if is_image else (9, 5, 3)))
+    pool_size, length = [], side
+    for _ in conv_channels:
+        pool_size.append(1 if length <= (4 if space else 32) else 2 if length <= 1024 else 4)
+        length = math.ceil(length / pool_size[-1])
+
+    batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
+    batch_size = min(batch_size, n_samples)
+    n_updates = 200 if is_small else 400
+    return {
+        "conv_channels": conv_channels,
+        "kernel_size": kernel_size,
+        "pool_size": tuple(pool_size),
+        "hidden_size": 32 if is_small else 64,
+        "batch_size": batch_size,
+        "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, 200)),
+    }
+
+
+class _BaseCNNLSTM(BaseEstimator):
+    """What the classifier and the regressor share: everything but the meaning of y."""
+
+    _parameter_constraints = {
+        "conv_channels": _SIZE_OR_SIZES,
+        "kernel_size": _SIZE_OR_SIZES,
+        "pool_size": _SIZE_OR_SIZES,
+        "hidden_size": [StrOptions({"auto"}), _SIZE],
+        "num_layers": [_SIZE],
+        "bidirectional": ["boolean"],
+        "pooling": [StrOptions(set(POOLINGS)), tuple, list],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "backbone": [callable, None],
+        "optimizer": [StrOptions(set(_training.OPTIMIZERS)), type],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "lr_schedule": [StrOptions(set(_training.SCHEDULES))],
+        "batch_size": [StrOptions({"auto"}), _SIZE],
+        "max_epochs": [StrOptions({"auto"}), _SIZE],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "validation_order": [StrOptions({"random", "last"})],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable],
+        "n_iter_no_change": [_SIZE],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "net_callbacks": [list, tuple, None],
+        "layout": [str, None],
+        "input_shape": [tuple, list, None],
+        "device": [str, HasMethods("type")],
+        "precision": [StrOptions({"auto", *_training.PRECISIONS})],
+        "deterministic": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        *,
+        conv_channels,
+        kernel_size,
+        pool_size,
+        hidden_size,
+        num_layers,
+        bidirectional,
+        pooling,
+        dropout,
+        backbone,
+        optimizer,
+        lr,
+        weight_decay,
+        lr_schedule,
+        batch_size,
+        max_epochs,
+        early_stopping,
+        validation_fraction,
+        validation_order,
+        scoring,
+        n_iter_no_change,
+        tol,
+        warm_start,
+        net_callbacks,
+        layout,
+        input_shape,
+        device,
+        precision,
+        deterministic,
+        random_state,
+        verbose,
+    ):
+        self.conv_channels = conv_channels
+        self.kernel_size = kernel_size
+        self.pool_size = pool_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.pooling = pooling
+        self.dropout = dropout
+        self.backbone = backbone
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.validation_order = validation_order
+        self.scoring = scoring
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.net_callbacks = net_callbacks
+        self.layout = layout
+        self.input_shape = input_shape
+        self.device = device
+        self.precision = precision
+        self.deterministic = deterministic
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def fit(self, X, y, sample_weight=None, *, groups=None, X_val=None, y_val=None, sample_weight_val=None):
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : array-like of 2 to 6 dimensions
+            (n_samples, n_timesteps, \\*spatial, n_channels), its axes in the order of `layout`, or
+            (n_samples, n_features): see the class.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample's loss, at least 0; only ratios matter. Samples of weight 0 are left out.
+        groups : array-like of shape (n_samples,), default=None
+            Samples of one group are kept on one side of the inner validation split.
+        X_val, y_val, sample_weight_val : array-likes, default=None
+            Validation data, which replace the inner split and turn on `early_stopping="auto"`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        self._validate_params()
+        with _restored_on_error(self):
+            goes_on = self.warm_start and hasattr(self, "net_")
+            X = self._check_X(X, reset=not goes_on)
+            y = self._check_y(y, X, reset=not goes_on)
+            weight = self._check_weight(sample_weight, X)
+            random_state = check_random_state(self.random_state)
+            self.early_stopping_ = X_val is not None if self.early_stopping == "auto" else self.early_stopping
+            if X_val is not None:
+                valid = self._check_validation_data(X_val, y_val, sample_weight_val)
+                train_index = np.arange(len(X))
+            elif y_val is not None or sample_weight_val is not None:
+                raise ValueError("y_val or sample_weight_val was passed without X_val; expected X_val beside it.")
+            elif self.early_stopping_:
+                train_index, valid_index = self._inner_split(X, y, groups, random_state)
+                valid = X, y, weight, valid_index
+            else:
+                train_index, valid = np.arange(len(X)), None
+            self._train(X, y, weight, train_index, valid, seed=_draw_seed(random_state), goes_on=goes_on)
+        return self
+
+    def _train(self, X, y, weight, index, valid, *, seed, goes_on=False):
+        """Fit a network to the rows `index` and commit the fitted attributes."""
+        index = _weighted_rows(index, weight)
+        self._resolve(len(index), X.shape[1:])
+        with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
+            module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
+            train = _training.Samples(X, self._encode(y, module), self._loss_weight(y, weight), index)
+            callbacks, valid_samples = [], None
+            if valid is not None:
+                X_valid, y_valid, weight_valid, valid_index = valid
+                valid_index = _weighted_rows(valid_index, weight_valid)
+                weight_loss = self._loss_weight(y_valid, weight_valid)
+                valid_samples = _training.Samples(X_valid, self._encode(y_valid, module), weight_loss, valid_index)
+                if self.scoring != "loss":
+                    score = self._scorer(X_valid, y_valid, weight_valid, valid_index)
+                    callbacks.append(_training.ValidScore(score))
+                if self.early_stopping_:
+                    callbacks.append(self._stopper())
+            net = self._build_net(module, callbacks)
+            net.fit(train, valid=valid_samples)
+        self._commit(net, best_epoch=callbacks[-1].best_epoch_ if self.early_stopping_ else None, goes_on=goes_on)
+
+    def _partial_fit(self, X, y, sample_weight, classes=None):
+        self._validate_params()
+        if self.early_stopping is True:
+            raise ValueError("partial_fit does not support early_stopping=True; expected False or 'auto'.")
+        with _restored_on_error(self):
+            first = not hasattr(self, "net_")
+            X = self._check_X(X, reset=first)
+            y = self._check_y(y, X, reset=first, classes=classes)
+            weight = self._check_weight(sample_weight, X)
+            index = _weighted_rows(np.arange(len(X)), weight)
+            if first:
+                self._resolve(len(index), X.shape[1:])
+                self.early_stopping_, self.max_epochs_ = False, 1
+            if first or not hasattr(self, "_random_state"):
+                self._random_state = check_random_state(self.random_state)
+            with _training.training_scope(
+                self.device_, _draw_seed(self._random_state), deterministic=self.deterministic
+            ):
+                if first:
+                    net = self._build_net(self._build_network(X, y, weight, index), callbacks=[]).initialize()
+                else:
+                    net = self.net_.settled(self.device_)
+                train = _training.Samples(X, self._encode(y, net.module_), self._loss_weight(y, weight), index)
+                net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
+            self._commit(net, goes_on=False)
+        return self
+
+    def _resolve(self, n_samples, sample_shape):
+        """Set `<name>_` for each parameter with an "auto" value."""
+        for name, value in auto_sizes(n_samples, sample_shape).items():
+            given = getattr(self, name)
+            setattr(self, name + "_", value if isinstance(given, str) and given == "auto" else given)
+        widths = _as_sizes("conv_channels", self.conv_channels_, None)
+        self.conv_channels_ = widths
+        self.kernel_size_ = _as_sizes("kernel_size", self.kernel_size_, len(widths))
+        self.pool_size_ = _as_sizes("pool_size", self.pool_size_, len(widths))
+        self.batch_size_ = min(self.batch_size_, n_samples)
+        self.device_ = _training.resolve_device(self.device)
+        self.precision_ = _training.resolve_precision(self.precision, self.device_)
+
+    def _build_network(self, X, y, weight, index):
+        network = CNNLSTM(
+            X.shape[1:],
+            self._n_outputs(y),
+            conv_channels=self.conv_channels_,
+            kernel_size=self.kernel_size_,
+            pool_size=self.pool_size_,
+            hidden_size=self.hidden_size_,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            pooling=_check_pooling(self.pooling),
+            dropout=self.dropout,
+            backbone=self.backbone,
+        )
+        mean, std = _sequences.channel_statistics(X, index, weight)
+        network.set_statistics(input_mean=mean, input_scale=_sequences.safe_scale(mean, std))
+        self._set_target_statistics(network, y, weight, index)
+        return network
+
+    def _build_net(self, module, callbacks):
+        return _training.build_net(
+            module,
+            loss=self._loss(),
+            optimizer=self.optimizer,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            lr_schedule=self.lr_schedule,
+            batch_size=self.batch_size_,
+            max_epochs=self.max_epochs_,
+            callbacks=[*(self.net_callbacks or ()), *callbacks],
+            device=self.device_,
+            precision=self.precision_,
+            verbose=self.verbose,
+        )
+
+    def _stopper(self):
+        return _training.early_stopping(
+            "loss" if self.scoring == "loss" else "score", patience=self.n_iter_no_change, tol=self.tol
+        )
+
+    def _scorer(self, X, y, weight, index):
+        """A function net -> validation score by `scoring`, seen through a copy of self that predicts with that net."""
+        candidate = copy.copy(self)
+        candidate.layout = candidate.input_shape = None
+        candidate._n_axes, candidate.n_features_in_ = X.ndim, X.shape[-1]
+        vars(candidate).pop("feature_names_in_", None)
+        scorer = check_scoring(candidate, scoring=self.scoring)
+        X, y = X[index], self._decode_y(y[index])
+        keywords = {} if weight is None else {"sample_weight": weight[index]}
+
+        def score(net):
+            candidate.net_ = net
+            return scorer(candidate, X, y, **keywords)
+
+        return score
+
+    def _commit(self, net, *, best_epoch=None, goes_on=False):
+        history = net.epochs()
+        if not np.isfinite(history["train_loss"].iloc[-1]):
+            warnings.warn(
+                f"Training diverged: the loss is {history['train_loss'].iloc[-1]} after epoch {len(history)}. Lower lr "
+                f"(now {self.lr}) or scale the targets.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        earlier = self.n_epochs_ if goes_on else 0
+        if goes_on:
+            history["epoch"] += earlier
+            history = pd.concat([self.history_, history], ignore_index=True)
+        self.net_ = net
+        self.history_ = history
+        self.n_epochs_ = len(history)
+        self.best_epoch_ = earlier + best_epoch if best_epoch else len(history)
+
+    # -- validation of what users pass -----------------------------------------------------------------------------
+
+    def _check_X(self, X, *, reset):
+        """X as a finite canonical array; sets, or compares with, what fit saw."""
+        array = check_array(_sequences.to_array(X), dtype="numeric", allow_nd=True, estimator=self, input_name="X")
+        if reset:
+            _sequences.check_shape(array, self.input_shape)
+            self._n_axes = array.ndim
+        elif array.ndim != self._n_axes:
+            raise ValueError(
+                f"X has {array.ndim} dimensions {array.shape}, but {type(self).__name__} was fitted with {self._n_axes}."
+            )
+        if array.ndim == 2:
+            validate_data(self, X if hasattr(X, "columns") else array, reset=reset, skip_check_array=True)
+            if reset:
+                _sequences.check_shape(array, self.input_shape)
+            return self._fit_shape(_sequences.canonical(array, layout=self.layout, input_shape=self.input_shape), reset)
+        canonical = _sequences.canonical(array, layout=self.layout)
+        if reset:
+            self.n_features_in_ = canonical.shape[-1]
+            vars(self).pop("feature_names_in_", None)
+        return self._fit_shape(canonical, reset)
+
+    def _fit_shape(self, X, reset):
+        if reset:
+            self.input_shape_ = X.shape[1:]
+        *space, n_channels = self.input_shape_[1:]
+        if X.shape[-1] != n_channels:
+            raise ValueError(f"X has {X.shape[-1]} channels, but {type(self).__name__} was fitted with {n_channels}.")
+        if X.shape[2:-1] != tuple(space):
+            raise ValueError(
+                f"X has spatial shape {X.shape[2:-1]}, but {type(self).__name__} was fitted with {tuple(space)}."
+            )
+        if X.shape[1] == 0:
+            raise ValueError(f"X has no time steps in shape {X.shape}; expected at least one.")
+        return X
+
+    def _check_validation_data(self, X_val, y_val, sample_weight_val):
+        if y_val is None:
+            raise ValueError("X_val was passed without y_val; expected both.")
+        X = self._check_X(X_val, reset=False)
+        y = self._check_y(y_val, X, reset=False)
+        return X, y, self._check_weight(sample_weight_val, X, name="sample_weight_val"), np.arange(len(X))
+
+    def _check_weight(self, sample_weight, X, name="sample_weight"):
+        if sample_weight is None:
+            return None
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if (weight < 0).any():
+            raise ValueError(f"{name} has negative values, the least {weight.min()}; expected values of at least 0.")
+        if not weight.any():
+            raise ValueError(f"{name} is zero for all {len(weight)} samples; expected at least one non-zero number.")
+        return weight
+
+    def _inner_split(self, X, y, groups, random_state):
+        """Row numbers to train on and to validate on."""
+        n_samples, fraction = len(X), self.validation_fraction
+        if groups is not None:
+            check_consistent_length(X, groups)
+            groups = np.asarray(groups)
+        if self.validation_order == "last":
+            rows = np.arange(n_samples)
+            cut = n_samples - math.ceil(fraction * n_samples)
+            train, valid = rows[:cut], rows[cut:]
+            if groups is not None:  # a group that reaches into the last part is not trained on
+                train = train[~np.isin(groups[train], groups[valid])]
+            if len(train) == 0:
+                raise ValueError(
+                    f"validation_fraction={fraction} of {n_samples} samples leaves none to train on; expected a smaller "
+                    "fraction, or early_stopping=False."
+                )
+            return train, valid
+        labels = self._stratify(y)
+        if groups is None:
+            split = ShuffleSplit if labels is None else StratifiedShuffleSplit
+            splitter = split(1, test_size=fraction, random_state=random_state)
+        elif labels is None:
+            splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
+        else:
+            splitter = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=random_state)
+        return next(splitter.split(np.zeros(n_samples), labels, groups))
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def embed(self, X):
+        """Features of each sequence: what the head reads.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        features : ndarray of shape (n_samples, d), float32
+            The pooled states of the LSTM.
+        """
+        return self._ask("embed", X)
+
+    def _ask(self, question, X):
+        check_is_fitted(self)
+        X = self._check_X(X, reset=False)
+        return getattr(self.net_.settled(self.device), question)(X)
+
+
+def _draw_seed(random_state):
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def _weighted_rows(index, weight):
+    """The rows that have a say: a sample of weight 0 is as good as absent, also for batch statistics."""
+    return index if weight is None else index[weight[index] > 0]
+
+
+def _as_sizes(name, value, n_blocks):
+    """A tuple with one positive integer per block of the CNN."""
+    sizes = (value,) * (n_blocks or 1) if isinstance(value, Integral) else tuple(value)
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(f"{name}={value!r}; expected positive integers, one per block of the CNN.")
+    if n_blocks is not None and len(sizes) < n_blocks:
+        raise ValueError(f"{name}={value!r} has {len(sizes)} entries for {n_blocks} conv_channels; expected as many.")
+    return sizes
+
+
+def _check_pooling(pooling):
+    names = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    if not names or not set(names) <= set(POOLINGS):
+        raise ValueError(f"pooling={pooling!r}; expected one or several of {POOLINGS}.")
+    return names
+
+
+@contextlib.contextmanager
+def _restored_on_error(estimator):
+    """Fitted attributes as they were if anything goes wrong, Ctrl-C included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
+    """DOC"""
+
+    _parameter_constraints = _BaseCNNLSTM._parameter_constraints | {
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        conv_channels="auto",
+        kernel_size="auto",
+        pool_size="auto",
+        hidden_size="auto",
+        num_layers=1,
+        bidirectional=True,
+        pooling=POOLINGS,
+        dropout=0.2,
+        backbone=None,
+        optimizer="adamw",
+        lr=3e-3,
+        weight_decay=1e-2,
+        lr_schedule="cosine",
+        batch_size="auto",
+        max_epochs="auto",
+        early_stopping="auto",
+        validation_fraction=0.1,
+        validation_order="random",
+        scoring="loss",
+        n_iter_no_change=10,
+        tol=1e-4,
+        warm_start=False,
+        net_callbacks=None,
+        layout=None,
+        input_shape=None,
+        class_weight=None,
+        label_smoothing=0.1,
+        device="auto",
+        precision="auto",
+        deterministic=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            conv_channels=conv_channels,
+            kernel_size=kernel_size,
+            pool_size=pool_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            pooling=pooling,
+            dropout=dropout,
+            backbone=backbone,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            lr_schedule=lr_schedule,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            validation_order=validation_order,
+            scoring=scoring,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            warm_start=warm_start,
+            net_callbacks=net_callbacks,
+            layout=layout,
+            input_shape=input_shape,
+            device=device,
+            precision=precision,
+            deterministic=deterministic,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go over the data once at constant `lr`.
+
+        Parameters
+        ----------
+        X, y : array-likes
+            As in `fit`, of any number of samples. The first call fixes the size of the network and the statistics that
+            scale X.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come; needed at the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample's loss.
+
+        Returns
+        -------
+        self : object
+            The estimator, trained further.
+        """
+        return self._partial_fit(X, y, sample_weight, classes if classes is not None else ())
+
+    def predict(self, X):
+        """Predict a label per sample.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Labels out of `classes_`, or an indicator matrix if fit saw one.
+        """
+        logits = self._ask("outputs", X)
+        return (logits > 0).astype(int) if self._is_multilabel else self.classes_[logits.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), float32
+            Columns in the order of `classes_`; for multilabel y the probability of each label.
+        """
+        logits = self._ask("outputs", X)
+        return expit(logits) if self._is_multilabel else softmax(logits, axis=1)
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes), float32
+            Columns in the order of `classes_`.
+        """
+        logits = self._ask("outputs", X)
+        return log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=1)
+
+    def decision_function(self, X):
+        """Score of each class before it becomes a probability.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes), float32
+            Logits; for two classes the logit of the second less that of the first.
+        """
+        logits = self._ask("outputs", X)
+        if self._is_multilabel or len(self.classes_) > 2:
+            return logits
+        return logits[:, -1] - logits[:, 0] if len(self.classes_) == 2 else logits[:, 0]
+
+    def _check_y(self, y, X, *, reset, classes=None):
+        """Labels as int64 codes into `classes_`, an indicator matrix as float32; sets `classes_` if asked to."""
+        if y is None:
+            raise ValueError(_missing_y(self))
+        y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", estimator=self, input_name="y")
+        y = y.toarray() if issparse(y) else y
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                "y has several columns of labels; expected one column or an indicator matrix (multiclass-multioutput y "
+                "is what sklearn.multioutput.MultiOutputClassifier is for)."
+            )
+        is_multilabel = kind == "multilabel-indicator"
+        if reset:
+            self._is_multilabel = is_multilabel
+            self.classes_ = np.arange(y.shape[1]) if is_multilabel else _first_classes(y, classes)
+        if is_multilabel != self._is_multilabel or (is_multilabel and y.shape[1] != len(self.classes_)):
+            raise ValueError(
+                f"y has shape {y.shape} ({kind}), but {type(self).__name__} was fitted with {len(self.classes_)} "
+                f"{'labels' if self._is_multilabel else 'classes'}."
+            )
+        if is_multilabel:
+            return y.astype(np.float32)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y has classes {unknown.tolist()} that are not among the first fit's {self.classes_.tolist()}."
+            )
+        return np.searchsorted(self.classes_, y).astype(np.int64)
+
+    def _decode_y(self, y):
+        return y.astype(int) if self._is_multilabel else self.classes_[y]
+
+    def _encode(self, y, network):
+        return y
+
+    def _n_outputs(self, y):
+        return len(self.classes_)
+
+    def _set_target_statistics(self, network, y, weight, index):
+        pass  # labels have none
+
+    def _loss(self):
+        name = "binary_cross_entropy" if self._is_multilabel else "cross_entropy"
+        return _training.SampleLoss(name, self.label_smoothing)
+
+    def _loss_weight(self, y, weight):
+        if self.class_weight is None:
+            return weight
+        if self._is_multilabel:
+            raise ValueError(
+                "class_weight is for one label per sample, but y is an indicator matrix; use sample_weight."
+            )
+        present = np.unique(y)
+        per_class = np.zeros(len(self.classes_))
+        per_class[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=self.classes_[y])
+        return per_class[y] * (1.0 if weight is None else weight)
+
+    def _stratify(self, y):
+        return None if self._is_multilabel else y
+
+
+def _first_classes(y, classes):
+    """The classes to tell apart: those of y in fit (None), those named at the first partial_fit (empty: none were)."""
+    if classes is None:
+        return np.unique(y)
+    if len(classes) == 0:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    return np.unique(classes)
+
+
+def _missing_y(estimator):
+    return f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+
+
+class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
+    """DOC"""
+
+    _parameter_constraints = _BaseCNNLSTM._parameter_constraints | {
+        "loss": [StrOptions({"squared_error", "absolute_error", "huber"})],
+    }
+
+    def __init__(
+        self,
+        *,
+        conv_channels="auto",
+        kernel_size="auto",
+        pool_size="auto",
+        hidden_size="auto",
+        num_layers=1,
+        bidirectional=True,
+        pooling=POOLINGS,
+        dropout=0.2,
+        backbone=None,
+        optimizer="adamw",
+        lr=3e-3,
+        weight_decay=1e-2,
+        lr_schedule="cosine",
+        batch_size="auto",
+        max_epochs="auto",
+        early_stopping="auto",
+        validation_fraction=0.1,
+        validation_order="random",
+        scoring="loss",
+        n_iter_no_change=10,
+        tol=1e-4,
+        warm_start=False,
+        net_callbacks=None,
+        layout=None,
+        input_shape=None,
+        loss="squared_error",
+        device="auto",
+        precision="auto",
+        deterministic=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            conv_channels=conv_channels,
+            kernel_size=kernel_size,
+            pool_size=pool_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            pooling=pooling,
+            dropout=dropout,
+            backbone=backbone,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            lr_schedule=lr_schedule,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            validation_order=validation_order,
+            scoring=scoring,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            warm_start=warm_start,
+            net_callbacks=net_callbacks,
+            layout=layout,
+            input_shape=input_shape,
+            device=device,
+            precision=precision,
+            deterministic=deterministic,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.loss = loss
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Go over the data once at constant `lr`.
+
+        Parameters
+        ----------
+        X, y : array-likes
+            As in `fit`, of any number of samples. The first call fixes the size of the network and the statistics that
+            scale X and y.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample's loss.
+
+        Returns
+        -------
+        self : object
+            The estimator, trained further.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X):
+        """Predict the target of each sample.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples, ...)
+            In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats).
+        """
+        outputs = self._ask("outputs", X)
+        mean, scale = self.net_.module_.target_statistics()
+        y = outputs * scale + mean
+        return y.reshape(-1, *self._target_shape).astype(self._target_dtype, copy=False)
+
+    def score(self, X, y, sample_weight=None):
+        """Coefficient of determination R2 of the prediction, averaged over the outputs.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+        y : array-like of shape (n_samples, ...)
+            True targets, in the shape that fit saw.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample.
+
+        Returns
+        -------
+        score : float
+            1 for a perfect prediction, 0 for the mean of y.
+        """
+        y = np.asarray(y)
+        y = y.reshape(len(y), -1) if y.ndim > 2 else y
+        prediction = self.predict(X)
+        prediction = prediction.reshape(len(prediction), -1) if prediction.ndim > 2 else prediction
+        return r2_score(y, prediction, sample_weight=sample_weight)
+
+    def _check_y(self, y, X, *, reset, classes=None):
+        """Targets as float64 (sample, output); sets, or compares with, the shape that fit saw."""
+        if y is None:
+            raise ValueError(_missing_y(self))
+        y = check_array(y, ensure_2d=False, allow_nd=True, dtype="numeric", estimator=self, input_name="y")
+        check_consistent_length(X, y)
+        if 0 in y.shape[1:]:
+            raise ValueError(f"y has an empty axis in shape {y.shape}; expected at least one target per sample.")
+        if reset:
+            self._target_shape = y.shape[1:]
+            self._target_dtype = y.dtype if y.dtype.kind == "f" else np.dtype(np.float32)
+        elif y.shape[1:] != self._target_shape:
+            raise ValueError(
+                f"y has targets of shape {y.shape[1:]}, but {type(self).__name__} was fitted with {self._target_shape}."
+            )
+        return y.reshape(len(y), -1).astype(np.float64)
+
+    def _decode_y(self, y):
+        return y.reshape(-1, *self._target_shape)
+
+    def _encode(self, y, network):
+        mean, scale = network.target_statistics()
+        return ((y - mean) / scale).astype(np.float32)
+
+    def _n_outputs(self, y):
+        return y.shape[1]
+
+    def _set_target_statistics(self, network, y, weight, index):
+        mean, std = _sequences.channel_statistics(y, index, weight)
+        network.set_statistics(target_mean=mean, target_scale=_sequences.safe_scale(mean, std))
+
+    def _loss(self):
+        return _training.SampleLoss(self.loss)
+
+    def _loss_weight(self, y, weight):
+        return weight
+
+    def _stratify(self, y):
+        return None

@@ -1,0 +1,196 @@
+"""What the model is: a CNN reads the space inside each step, an LSTM the order of the steps, a head answers."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+POOLINGS = ("last", "mean", "max", "attention")
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class CNNLSTM(nn.Module):
+    """Sequences (batch, time, *space, channel) in the user's units to logits or standardised targets (batch, output).
+
+    `sample_shape` is (time, *space, channel) of one training sample; time may differ later, the rest may not.
+    """
+
+    def __init__(
+        self,
+        sample_shape,
+        n_outputs,
+        *,
+        conv_channels,
+        kernel_size,
+        pool_size,
+        hidden_size,
+        num_layers,
+        bidirectional,
+        pooling,
+        dropout,
+        backbone=None,
+    ):
+        super().__init__()
+        n_channels = sample_shape[-1]
+        self.register_buffer("input_mean", torch.zeros(n_channels))
+        self.register_buffer("input_scale", torch.ones(n_channels))
+        self.register_buffer("target_mean", torch.zeros(n_outputs))
+        self.register_buffer("target_scale", torch.ones(n_outputs))
+
+        n_spatial = len(sample_shape) - 2
+        make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
+        cnn = make_cnn(n_channels, n_spatial)
+        self.cnn = PerFrame(cnn) if n_spatial else AlongTime(cnn)
+        self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
+        self.pool = TimePool(self.lstm.width, pooling)
+        self.n_features = self.pool.width
+        self.head = nn.Sequential(
+            nn.LayerNorm(self.n_features), nn.Dropout(dropout), nn.Linear(self.n_features, n_outputs)
+        )
+
+    def embed(self, X):  # (batch, time, *space, channel)
+        X = (X - self.input_mean) / self.input_scale
+        X = self.cnn(X)  # (batch, step, filter)
+        X, last = self.lstm(X)  # (batch, step, hidden), (batch, hidden)
+        return self.pool(X, last)  # (batch, feature)
+
+    def forward(self, X):
+        return self.head(self.embed(X))  # (batch, output)
+
+    def set_statistics(self, **statistics):
+        """Fill the named buffers from arrays."""
+        for name, values in statistics.items():
+            getattr(self, name).copy_(torch.as_tensor(values))
+
+    def target_statistics(self):
+        """Mean and scale of the targets as float64 arrays that hold the buffers' float32 values exactly."""
+        return self.target_mean.cpu().double().numpy(), self.target_scale.cpu().double().numpy()
+
+    def _cnn_width(self, sample_shape):
+        """Filters per step, found by one pass over two empty samples: a backbone need not tell its width."""
+        training = self.cnn.training
+        with torch.no_grad():
+            steps = self.cnn.eval()(torch.zeros(2, *sample_shape))
+        self.cnn.train(training)
+        if steps.ndim != 3 or len(steps) != 2:
+            raise ValueError(
+                f"backbone gave {tuple(steps.shape)} for a batch of 2 sequences; expected (2, time, features): per frame "
+                "(batch, features, *space) or (batch, features), for 3-D X (batch, features, time)."
+            )
+        return steps.shape[-1]
+
+
+class AlongTime(nn.Module):
+    """A 1-D CNN over the series itself, which may shorten it."""
+
+    def __init__(self, cnn):
+        super().__init__()
+        self.cnn = cnn
+
+    def forward(self, X):  # (batch, time, channel)
+        return self.cnn(X.mT).mT  # (batch, step, filter)
+
+
+class PerFrame(nn.Module):
+    """One CNN shared by all steps, its maps averaged and maximised over space."""
+
+    def __init__(self, cnn):
+        super().__init__()
+        self.cnn = cnn
+
+    def forward(self, X):  # (batch, time, *space, channel)
+        maps = self.cnn(X.flatten(0, 1).movedim(-1, 1))  # (batch * time, filter, *space)
+        if maps.ndim > 2:
+            maps = maps.flatten(2)
+            maps = torch.cat([maps.mean(2), maps.amax(2)], dim=1)
+        return maps.unflatten(0, X.shape[:2])  # (batch, time, filter)
+
+
+class ConvStack(nn.Sequential):
+    """Blocks of convolution, batch norm, ReLU and max pool over `n_spatial` axes (time, if there are none)."""
+
+    def __init__(self, n_channels, n_spatial, conv_channels, kernel_size, pool_size):
+        widths = (n_channels, *conv_channels)
+        super().__init__(
+            *(
+                ConvBlock(max(n_spatial, 1), *sizes)
+                for sizes in zip(widths, conv_channels, kernel_size, pool_size, strict=False)
+            )
+        )
+
+    @classmethod
+    def factory(cls, *sizes):
+        return lambda n_channels, n_spatial: cls(n_channels, n_spatial, *sizes)
+
+
+class ConvBlock(nn.Module):
+    def __init__(self, n_axes, in_channels, out_channels, kernel_size, pool_size):
+        super().__init__()
+        self.conv = _CONV[n_axes](in_channels, out_channels, kernel_size, padding="same", bias=False)
+        self.norm = _BATCH_NORM[n_axes](out_channels)
+        self.skip = in_channels == out_channels
+        self.pool = _MAX_POOL[n_axes](pool_size, ceil_mode=True) if pool_size > 1 else nn.Identity()
+
+    def forward(self, X):  # (batch, channel, *space)
+        Y = self.norm(self.conv(X))
+        if self.skip:
+            Y = Y + X
+        return self.pool(F.relu(Y))  # with a pool of ceil mode an axis of length 1 stays
+
+
+class LSTMStack(nn.Module):
+    """One `nn.LSTM` per layer, dropout between them: dropout inside cuDNN's LSTM cannot be reproduced."""
+
+    def __init__(self, input_size, hidden_size, num_layers, bidirectional, dropout):
+        super().__init__()
+        self.width = hidden_size * (2 if bidirectional else 1)
+        self.layers = nn.ModuleList(
+            nn.LSTM(input_size if i == 0 else self.width, hidden_size, batch_first=True, bidirectional=bidirectional)
+            for i in range(num_layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        for layer in self.layers:
+            _init_lstm(layer)
+
+    def forward(self, X):  # (batch, step, filter)
+        for i, layer in enumerate(self.layers):
+            X, (last, _) = layer(self.dropout(X) if i else X)  # (batch, step, hidden), (direction, batch, hidden)
+        return X, last.movedim(0, 1).flatten(1)
+
+
+def _init_lstm(lstm):
+    """Orthogonal recurrence, Xavier input, forget gate open (Jozefowicz et al., 2015)."""
+    for name, parameter in lstm.named_parameters():
+        if name.startswith("weight_hh"):
+            for gate in parameter.data.chunk(4):
+                nn.init.orthogonal_(gate)
+        elif name.startswith("weight_ih"):
+            nn.init.xavier_uniform_(parameter)
+        else:
+            nn.init.zeros_(parameter)
+            if name.startswith("bias_ih"):
+                parameter.data.chunk(4)[1].fill_(1.0)  # torch orders the gates input, forget, cell, output
+
+
+class TimePool(nn.Module):
+    """The states of all steps to one vector: the views named in `pooling`, side by side."""
+
+    def __init__(self, width, pooling):
+        super().__init__()
+        self.pooling = tuple(pooling)
+        self.width = width * len(self.pooling)
+        self.attention = nn.Linear(width, 1) if "attention" in self.pooling else None
+
+    def forward(self, X, last):  # (batch, step, hidden), (batch, hidden)
+        return torch.cat([self.view(name, X, last) for name in self.pooling], dim=1)
+
+    def view(self, name, X, last):
+        if name == "last":
+            return last
+        if name == "mean":
+            return X.mean(1)
+        if name == "max":
+            return X.amax(1)
+        return (self.attention(X).softmax(1) * X).sum(1)

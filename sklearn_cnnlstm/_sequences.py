@@ -1,0 +1,117 @@
+"""What users pass, as arrays (sample, time, *space, channel) in the user's numeric dtype, not copied."""
+
+import math
+import numbers
+
+import numpy as np
+
+_SPACE = {0: "", 1: "S", 2: "HW", 3: "DHW"}
+_CHUNK_BYTES = 16 * 2**20
+
+
+def to_array(X):
+    """X itself, or what it holds where that is not yet an array; ragged input is named as such."""
+    if hasattr(X, "detach"):  # a torch.Tensor, which this module need not import
+        if X.device.type != "cpu":
+            raise TypeError(f"X is a torch.Tensor on {X.device}; expected one on the cpu: pass X.cpu().")
+        return X.detach().numpy()
+    is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
+    if is_object or isinstance(X, list | tuple):
+        shapes = [sample.shape for sample in X if hasattr(sample, "shape")]
+        odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if odd is not None:
+            raise ValueError(
+                f"X is ragged: sample {odd} has shape {shapes[odd]} and sample 0 has {shapes[0]}; expected samples of "
+                "one shape (cut or resample them to a common length)."
+            )
+        if is_object and len(shapes) == len(X) and shapes and shapes[0]:
+            return np.stack(X)
+    return X
+
+
+def check_layout(layout, n_axes):
+    """The letters of `layout` checked against the number of axes of X, the sample axis included."""
+    if layout is None:
+        return
+    expected = "NT" + _SPACE[n_axes - 3] + "C" if n_axes >= 3 else None
+    if expected is None or sorted(layout) != sorted(expected):
+        known = " or ".join(f"{'NT' + space + 'C'!r}" for space in _SPACE.values())
+        raise ValueError(
+            f"layout={layout!r} does not name the {n_axes} axes of X; expected the letters of {known} in the order that "
+            "X has them (for 2-D X, the axes that input_shape unfolds)."
+        )
+    if layout[0] != "N":
+        raise ValueError(f"layout={layout!r} must begin with 'N': scikit-learn splits X along its first axis.")
+
+
+def canonical(X, *, layout=None, input_shape=None):
+    """X as (sample, time, *space, channel): a view, axes in order, 2-D X unfolded.
+
+    Without `input_shape` a 2-D X is one channel whose columns are the steps.
+    """
+    if X.ndim == 2:
+        if input_shape is None:
+            if layout is not None:
+                raise ValueError(f"layout={layout!r} needs X of 3 to 6 dimensions or input_shape; got 2-D X.")
+            return X[:, :, np.newaxis]
+        X = X.reshape(len(X), *input_shape)
+    check_layout(layout, X.ndim)
+    if layout is None:
+        return X
+    order = "NT" + _SPACE[X.ndim - 3] + "C"
+    return X.transpose([layout.index(letter) for letter in order])
+
+
+def check_shape(X, input_shape):
+    """An error unless X has 2 to 6 axes, none of them empty, and agrees with `input_shape`."""
+    if not 2 <= X.ndim <= 6:
+        raise ValueError(
+            f"X has {X.ndim} dimensions {X.shape}; expected 2 to 6: (n_samples, n_timesteps, *spatial, n_channels)."
+        )
+    if 0 in X.shape[1:]:
+        raise ValueError(f"X has an empty axis in shape {X.shape}; expected at least one step, place and channel.")
+    if input_shape is None:
+        return
+    entries = isinstance(input_shape, tuple | list) and 2 <= len(input_shape) <= 5
+    if not entries or not all(isinstance(size, numbers.Integral) and size > 0 for size in input_shape):
+        raise ValueError(
+            f"input_shape={input_shape!r}; expected the shape of one sample: 2 to 5 positive integers such as (128, 9)."
+        )
+    if X.ndim == 2 and X.shape[1] != math.prod(input_shape):
+        raise ValueError(
+            f"X has {X.shape[1]} features, but input_shape={tuple(input_shape)} unfolds {math.prod(input_shape)}."
+        )
+    if X.ndim > 2 and X.shape[1:] != tuple(input_shape):
+        raise ValueError(f"X has samples of shape {X.shape[1:]}, but input_shape is {tuple(input_shape)}.")
+
+
+def channel_statistics(X, index, sample_weight=None):
+    """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64."""
+    n_channels = X.shape[-1]
+    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
+    total = 0.0
+    mean = np.zeros(n_channels)
+    squares = np.zeros(n_channels)
+    axes = tuple(range(X.ndim - 1))
+    for start in range(0, len(index), rows):
+        part = index[start : start + rows]
+        chunk = np.asarray(X[part], dtype=np.float64)
+        weight = np.ones(len(part)) if sample_weight is None else sample_weight[part]
+        values = weight.sum() * math.prod(chunk.shape[1:-1])
+        if values == 0:
+            continue
+        weight = weight.reshape(-1, *[1] * (chunk.ndim - 1))
+        chunk_mean = (weight * chunk).sum(axes) / values
+        chunk_squares = (weight * (chunk - chunk_mean) ** 2).sum(axes)
+        # Chan et al. (1979): parts are merged about their own means, so large offsets cost no digits
+        shift = chunk_mean - mean
+        total += values
+        mean += shift * values / total
+        squares += chunk_squares + shift**2 * values * (total - values) / total
+    return mean, np.sqrt(squares / total)
+
+
+def safe_scale(mean, scale):
+    """The scale, 1 where it is no more than the rounding of float32: a constant is not divided by noise."""
+    constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
+    return np.where(constant | (scale == 0), 1.0, scale)

@@ -1,0 +1,517 @@
+"""How a network is trained and asked. The only module that knows skorch, devices and torch's switches."""
+
+import contextlib
+import copy
+import dis
+import inspect
+import math
+import threading
+
+import numpy as np
+import pandas as pd
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping
+from torch import nn
+from torch.nn import functional as F
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_CLIP_NORM = 1.0
+_WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
+_PASS_VALUES = 2**17  # values of X in one inference pass: activations of 64 filters take some 100 MB
+_CONVERT_BYTES = 256 * 2**20
+_RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
+_BOOKKEEPING = ("_best", "_batch_count")
+_SETTLE_LOCK = threading.Lock()
+_FIT_LOCK = threading.RLock()  # torch's random state and switches belong to the process: one fit at a time
+
+
+# -- devices and torch's switches ----------------------------------------------------------------------------------
+
+
+def resolve_device(device):
+    """The torch.device meant by a parameter: "auto" is the accelerator if there is one; a missing one is an error."""
+    if device == "auto":
+        return next(torch.device(name) for name in ("cuda", "mps", "xpu", "cpu") if _is_available(torch.device(name)))
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not a torch device; expected 'auto', 'cpu', 'cuda:0', ...") from error
+    if not _is_available(resolved):
+        raise ValueError(f"device={device!r} is not available on this machine; expected one that is, or 'auto'.")
+    return resolved
+
+
+def _is_available(device):
+    if device.type in ("cpu", "meta"):
+        return True
+    backend = getattr(torch, device.type, None)
+    if backend is None or not backend.is_available():
+        return False
+    return device.index is None or device.index < backend.device_count()
+
+
+def resolve_precision(precision, device):
+    """The dtype name that `precision` means on the device: "auto" is bfloat16 where CUDA has it, else float32."""
+    if precision != "auto":
+        return precision
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if bf16 else "float32"
+
+
+@contextlib.contextmanager
+def training_scope(device, seed, *, deterministic=False):
+    """Seeded torch for one fit at a time, its process-wide switches put back afterwards."""
+    device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
+    devices = [] if device.type in ("cpu", "meta") else [device]
+    with _FIT_LOCK, torch.random.fork_rng(devices, device_type=device_type), _switches(deterministic):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _switches(deterministic):
+    flushed = bool(torch.tensor(1e-39) * 1 == 0)
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        torch.set_flush_denormal(True)  # denormal gradients make CPU layers many times slower
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+class Samples(torch.utils.data.Dataset):
+    """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole."""
+
+    def __init__(self, X, y, sample_weight=None, index=None):
+        self.index = np.arange(len(X)) if index is None else index
+        self.all_X = X
+        self.y = torch.from_numpy(y[self.index])
+        self.weight = None
+        if sample_weight is not None:
+            weight = sample_weight[self.index]
+            self.weight = torch.from_numpy((weight * (len(weight) / weight.sum())).astype(np.float32))
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.all_X[self.index[i]], self.y[i]
+
+    @property
+    def X(self):  # the name under which skorch's callbacks look for the data
+        return self.all_X[self.index]
+
+
+class _Batches:
+    """One epoch per iteration: ((X, y), weight) on the device, in batches as equal as possible."""
+
+    def __init__(self, samples, batch_size, device, shuffle):
+        self.samples = samples
+        self.n_batches = math.ceil(len(samples) / batch_size)
+        self.shuffle = shuffle
+        self.device = device
+        self.y = samples.y.to(device)
+        self.weight = None if samples.weight is None else samples.weight.to(device)
+        self.resident = _to_accelerator(samples, device)
+        self.X = None if self.resident is not None else _castable(samples.all_X)
+
+    def __len__(self):
+        return self.n_batches
+
+    def __iter__(self):
+        n = len(self.samples)
+        order = torch.randperm(n) if self.shuffle else torch.arange(n)
+        if n == 1 and self.shuffle:
+            order = order.repeat(2)  # batch norm needs two values; a sample and its copy have the sample's loss
+        for rows in order.tensor_split(self.n_batches):
+            yield self.take(rows)
+
+    def take(self, rows):
+        if self.resident is None:
+            X = to_batch(self.X[self.samples.index[rows.numpy()]], self.device)
+        else:
+            X = self.resident[rows.to(self.device)]
+        rows = rows.to(self.device)
+        return (X, self.y[rows]), None if self.weight is None else self.weight[rows]
+
+
+def to_batch(X, device):
+    """Rows of X as a tensor on the device, in float32 unless the network reads their dtype as exactly."""
+    return torch.from_numpy(np.require(X, _batch_dtype(X), "W")).to(device)
+
+
+def _batch_dtype(X):
+    small = X.dtype in (np.uint8, np.int8, np.int16, np.float16)
+    return X.dtype if small and X.dtype.isnative else np.float32
+
+
+def _castable(X):
+    """X, as a float32 copy where it needs a cast and is small: then it is cast once and not in every epoch."""
+    dtype = _batch_dtype(X)
+    if X.dtype == dtype or X.size * 4 > _CONVERT_BYTES:
+        return X
+    return X.astype(dtype)
+
+
+def _to_accelerator(samples, device):
+    """The samples as one tensor on an accelerator with room for them, else None."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if samples.all_X.nbytes * 4 // samples.all_X.itemsize > _RESIDENT_SHARE * free:
+        return None
+    return to_batch(samples.X, device)
+
+
+# -- losses --------------------------------------------------------------------------------------------------------
+
+
+class SampleLoss(nn.Module):
+    """One loss per sample, averaged over its outputs."""
+
+    def __init__(self, name, label_smoothing=0.0):
+        super().__init__()
+        self.name = name
+        self.label_smoothing = label_smoothing
+        self.function = getattr(self, "_" + name)
+
+    def forward(self, output, y):
+        return self.function(output.float(), y)
+
+    def __getstate__(self):
+        return self.__dict__ | {"function": None}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.function = getattr(self, "_" + self.name)
+
+    def activate(self, output):
+        if self.name == "cross_entropy":
+            return output.softmax(1)
+        return output.sigmoid() if self.name == "binary_cross_entropy" else output
+
+    def decide(self, output):
+        if self.name == "cross_entropy":
+            return output.argmax(1)
+        return output > 0.5 if self.name == "binary_cross_entropy" else output
+
+    def _cross_entropy(self, output, y):
+        return F.cross_entropy(output, y, reduction="none", label_smoothing=self.label_smoothing)
+
+    def _binary_cross_entropy(self, output, y):
+        y = y * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(output, y, reduction="none").mean(1)
+
+    def _squared_error(self, output, y):
+        return F.mse_loss(output, y, reduction="none").mean(1)
+
+    def _absolute_error(self, output, y):
+        return F.l1_loss(output, y, reduction="none").mean(1)
+
+    def _huber(self, output, y):
+        return F.huber_loss(output, y, reduction="none").mean(1)
+
+
+# -- the skorch net ------------------------------------------------------------------------------------------------
+
+
+class TrainingNet(NeuralNet):
+    """A skorch net that cuts its batches from arrays by index and reads the loss once per epoch."""
+
+    _unpickled = False
+
+    def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", **kwargs):
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.precision = precision
+        super().__init__(*args, **kwargs)
+
+    # skorch's hooks, in the order in which a fit meets them
+
+    def initialize_optimizer(self, triggered_directly=None):
+        parameters = [p for p in self.module_.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # biases and norms
+        ]
+        accepted = inspect.signature(self.optimizer).parameters
+        options = {"fused": True} if "fused" in accepted else {}
+        if self.optimizer is torch.optim.SGD:
+            options |= {"momentum": 0.9, "nesterov": True}
+        self.optimizer_ = self.optimizer(groups, lr=self.lr, **options)
+        self.scaler_ = torch.amp.GradScaler(self._device.type, enabled=self.precision == "float16")
+        return self
+
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """As skorch's, but Ctrl-C leaves as KeyboardInterrupt instead of ending the training."""
+        if not self.initialized_:
+            self.initialize()
+        fit_params.pop("_routing_method", None)
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y, **fit_params)
+        self.notify("on_train_end", X=X, y=y)
+        self._set_training(False)
+        return self
+
+    def fit_loop(self, X, y=None, epochs=None, valid=None):
+        epochs = self.max_epochs if epochs is None else epochs
+        train = X if isinstance(X, Samples) else Samples(X, np.asarray(y))
+        data = {"dataset_train": train, "dataset_valid": valid}
+        batches = self.get_iterator(train, training=True)
+        valid_batches = None if valid is None else self.get_iterator(valid)
+        self._update, self._n_updates = 0, epochs * len(batches)
+        for _ in range(epochs):
+            self.notify("on_epoch_begin", **data)
+            self.run_single_epoch(batches, True, "train", self.train_step)
+            self.run_single_epoch(valid_batches, False, "valid", self.validation_step)
+            self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
+            try:
+                self.notify("on_epoch_end", **data)
+            except KeyboardInterrupt as interrupt:
+                if _raised_by_code(interrupt):  # how skorch's callbacks ask to stop
+                    break
+                raise
+        return self
+
+    def get_iterator(self, dataset, training=False):
+        size = self.batch_size if training else _rows_per_pass(dataset.all_X)
+        return _Batches(dataset, size, self._device, shuffle=training)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        if iterator is None:
+            return
+        self._set_training(training)
+        per_batch = self._listens("on_batch_begin") or self._listens("on_batch_end")
+        total = torch.zeros((), device=self._device)
+        n = 0
+        for batch, weight in iterator:
+            if per_batch:
+                self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, weight=weight)
+            size = len(batch[0])
+            total += step["loss"] * size
+            n += size
+            if per_batch:
+                self._record(prefix, step["loss"], size)
+                self.notify("on_batch_end", batch=batch, training=training, **step)
+        if not per_batch:
+            self.history.new_batch()  # skorch's averages want at least one
+            self._record(prefix, total / n, n)
+        self.history.record(prefix + "_batch_count", len(iterator))
+
+    def train_step(self, batch, weight=None):
+        self._set_lr()
+        self.optimizer_.zero_grad()
+        step = self._forward(batch, weight)
+        self.scaler_.scale(step["loss"]).backward()
+        self.scaler_.unscale_(self.optimizer_)
+        if self._listens("on_grad_computed"):
+            named = list(self.module_.named_parameters())
+            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        nn.utils.clip_grad_norm_(self.module_.parameters(), _CLIP_NORM)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        return {name: value.detach() for name, value in step.items()}
+
+    def validation_step(self, batch, weight=None):
+        with torch.no_grad():
+            return self._forward(batch, weight)
+
+    def _forward(self, batch, weight):
+        X, y = batch
+        with autocast(self._device, self.precision):
+            output = self.module_(X)
+        loss = self.criterion_(output, y)
+        if weight is not None:
+            loss = loss * weight
+        return {"loss": loss.mean(), "y_pred": output}
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        return self.criterion_(y_pred, y_true.to(y_pred.device)).mean()
+
+    def _set_lr(self):
+        if self.lr_schedule == "constant":
+            return
+        done = self._update / self._n_updates
+        rise = min(1.0, (self._update + 1) / max(1.0, _WARM_UP * self._n_updates))
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr * rise * (1 + math.cos(math.pi * done)) / 2
+        self._update += 1
+
+    def _record(self, prefix, loss, size):
+        self.history.record_batch(prefix + "_loss", loss.item())
+        self.history.record_batch(prefix + "_batch_size", size)
+
+    def _listens(self, event):
+        return any(getattr(type(callback), event) is not getattr(Callback, event) for _, callback in self.callbacks_)
+
+    @property
+    def _device(self):
+        return torch.device(self.device)
+
+    # asking the network
+
+    def forward_iter(self, X, training=False, device="cpu"):
+        if isinstance(X, Samples):
+            X = X.X
+        for output in self._passes(self.module_, X):
+            yield output.to(device)
+
+    def predict_proba(self, X):
+        """Outputs with the activation of the loss: probabilities for a classifier, standardised targets otherwise."""
+        return self.criterion_.activate(torch.cat(list(self.forward_iter(X)))).numpy()
+
+    def predict(self, X):
+        """Codes of labels for a classifier, standardised targets otherwise: what skorch's scorers compare with y."""
+        return self.criterion_.decide(self.predict_proba(X))
+
+    def outputs(self, X):
+        """Raw outputs of the network for canonical X, as float32 (sample, output)."""
+        return self._collect(self.module_, X)
+
+    def embed(self, X):
+        """What the head reads, as float32 (sample, feature)."""
+        return self._collect(self.module_.embed, X)
+
+    def _collect(self, function, X):
+        result = None
+        start = 0
+        for part in self._passes(function, X):
+            if result is None:
+                result = np.empty((len(X), part.shape[1]), dtype=np.float32)
+            result[start : start + len(part)] = part.cpu().numpy()
+            start += len(part)
+        return result
+
+    def _passes(self, function, X):
+        rows = _rows_per_pass(X)
+        for start in range(0, len(X), rows):
+            batch = to_batch(X[start : start + rows], self._device)
+            with torch.inference_mode(), autocast(self._device, self.precision):
+                yield function(batch).float()
+
+    # between fits
+
+    def train_one_pass(self, samples, *, lr, batch_size):
+        """One more epoch at a constant rate; the optimizer's state is kept where there is one."""
+        self.lr, self.lr_schedule, self.batch_size, self.max_epochs = lr, "constant", batch_size, 1
+        if not hasattr(self, "optimizer_"):  # unpickled
+            self.initialize_callbacks()
+            self.initialize_optimizer()
+        for group in self.optimizer_.param_groups:
+            group["lr"] = lr
+        return self.partial_fit(samples)
+
+    def epochs(self):
+        """The history as a DataFrame with a row per epoch."""
+        rows = [
+            {k: v for k, v in row.items() if k != "batches" and not k.endswith(_BOOKKEEPING)} for row in self.history
+        ]
+        return pd.DataFrame(rows).rename(columns={"dur": "seconds"})
+
+    def settled(self, device):
+        """Self, its weights moved to `device` if they were just unpickled and this machine has it."""
+        if self._unpickled:
+            with _SETTLE_LOCK:
+                if self._unpickled:
+                    with contextlib.suppress(ValueError):
+                        self._move(resolve_device(device))
+                    self._unpickled = False
+        return self
+
+    def _move(self, device):
+        self.module_ = self.module_.to(device)
+        self.device = str(device)
+
+    def __getstate__(self):
+        """Weights on the CPU and the history; neither data, optimizer nor callbacks."""
+        state = self.__dict__.copy()
+        for name in ("optimizer_", "scaler_"):
+            state.pop(name, None)
+        module = copy.deepcopy(self.module_).cpu()
+        return state | {
+            "module": module,
+            "module_": module,
+            "callbacks": None,
+            "callbacks_": [],
+            "device": "cpu",
+            "_unpickled": True,
+        }
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+
+class ValidScore(Callback):
+    """Records score(net) of the validation part after each epoch."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def on_epoch_end(self, net, **kwargs):
+        net._set_training(False)
+        net.history.record("valid_score", float(self.score(net)))
+
+
+def early_stopping(monitor, *, patience, tol):
+    """skorch's callback that stops when "loss" or "score" no longer gets better by tol, the best weights put back."""
+    return EarlyStopping(
+        f"valid_{monitor}",
+        patience=patience,
+        threshold=tol,
+        threshold_mode="abs",
+        lower_is_better=monitor == "loss",
+        sink=_say_nothing,
+        load_best=True,
+    )
+
+
+def _say_nothing(text):
+    pass
+
+
+def build_net(module, *, loss, optimizer, device, callbacks, **settings):
+    """A skorch net around a network instance."""
+    return TrainingNet(
+        module,
+        criterion=loss,
+        optimizer=OPTIMIZERS.get(optimizer, optimizer),
+        device=str(device),
+        callbacks=callbacks,
+        train_split=None,
+        **settings,
+    )
+
+
+def autocast(device, precision):
+    dtype = PRECISIONS[precision]
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def _rows_per_pass(X):
+    steps = math.prod(X.shape[1:-1])
+    return max(1, _PASS_VALUES // max(steps, X.shape[-1]))
+
+
+def _raised_by_code(interrupt):
+    """Whether a KeyboardInterrupt comes from a `raise` statement; Ctrl-C arrives between two instructions."""
+    trace = interrupt.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]

@@ -1,0 +1,3 @@
+"""Which version this is; read by the build without importing torch."""
+
+__version__ = "0.1.0"
