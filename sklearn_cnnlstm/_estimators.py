@@ -355,7 +355,7 @@ class _BaseCNNLSTM(BaseEstimator):
             self._n_axes = array.ndim
         elif array.ndim != self._n_axes:
             raise ValueError(
-                f"X has {array.ndim} dimensions {array.shape}, but {type(self).__name__} was fitted with {self._n_axes}."
+                f"X has {array.ndim} dimensions, but {type(self).__name__} was fitted with X of {self._n_axes}."
             )
         if array.ndim == 2:
             validate_data(self, X if hasattr(X, "columns") else array, reset=reset, skip_check_array=True)
@@ -413,8 +413,8 @@ class _BaseCNNLSTM(BaseEstimator):
                 train = train[~np.isin(groups[train], groups[valid])]
             if len(train) == 0:
                 raise ValueError(
-                    f"validation_fraction={fraction} of {n_samples} samples leaves none to train on; expected a smaller "
-                    "fraction, or early_stopping=False."
+                    f"validation_fraction={fraction} of {n_samples} samples leaves none to train on; expected a "
+                    "smaller fraction, or early_stopping=False."
                 )
             return train, valid
         labels = self._stratify(y)
@@ -687,9 +687,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             return y.astype(np.float32)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(
-                f"y has classes {unknown.tolist()} that are not among the first fit's {self.classes_.tolist()}."
-            )
+            raise ValueError(f"y has the new classes {unknown.tolist()}; expected those of {self.classes_.tolist()}.")
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
     def _decode_y(self, y):
@@ -712,9 +710,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         if self.class_weight is None:
             return weight
         if self._is_multilabel:
-            raise ValueError(
-                "class_weight is for one label per sample, but y is an indicator matrix; use sample_weight."
-            )
+            raise ValueError("class_weight is for one label per sample, but y is multilabel; use sample_weight.")
         present = np.unique(y)
         per_class = np.zeros(len(self.classes_))
         per_class[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=self.classes_[y])

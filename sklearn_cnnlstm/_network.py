@@ -76,8 +76,8 @@ class CNNLSTM(nn.Module):
         self.cnn.train(training)
         if steps.ndim != 3 or len(steps) != 2:
             raise ValueError(
-                f"backbone gave {tuple(steps.shape)} for a batch of 2 sequences; expected (2, time, features): per frame "
-                "(batch, features, *space) or (batch, features), for 3-D X (batch, features, time)."
+                f"backbone made {tuple(steps.shape)} of 2 sequences; expected (2, time, features), of frames "
+                "(batch, features, *space) or (batch, features), of 3-D X (batch, features, time)."
             )
         return steps.shape[-1]
 

@@ -37,8 +37,8 @@ def check_layout(layout, n_axes):
     if expected is None or sorted(layout) != sorted(expected):
         known = " or ".join(f"{'NT' + space + 'C'!r}" for space in _SPACE.values())
         raise ValueError(
-            f"layout={layout!r} does not name the {n_axes} axes of X; expected the letters of {known} in the order that "
-            "X has them (for 2-D X, the axes that input_shape unfolds)."
+            f"layout={layout!r} does not name the {n_axes} axes of X; expected the letters of {known} in the order "
+            "that X has them (for 2-D X, once input_shape has unfolded it)."
         )
     if layout[0] != "N":
         raise ValueError(f"layout={layout!r} must begin with 'N': scikit-learn splits X along its first axis.")

@@ -418,10 +418,9 @@ class TrainingNet(NeuralNet):
 
     def epochs(self):
         """The history as a DataFrame with a row per epoch."""
-        rows = [
-            {k: v for k, v in row.items() if k != "batches" and not k.endswith(_BOOKKEEPING)} for row in self.history
-        ]
-        return pd.DataFrame(rows).rename(columns={"dur": "seconds"})
+        history = pd.DataFrame([{k: v for k, v in row.items() if k != "batches"} for row in self.history])
+        kept = [name for name in history if not name.endswith(_BOOKKEEPING)]
+        return history[kept].rename(columns={"dur": "seconds"})
 
     def settled(self, device):
         """Self, its weights moved to `device` if they were just unpickled and this machine has it."""
