@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import inspect
 import math
+import textwrap
 import warnings
 from numbers import Integral, Real
 
@@ -59,7 +61,74 @@ def auto_sizes(n_samples, sample_shape):
 
 
 class _BaseCNNLSTM(BaseEstimator):
-    """What the classifier and the regressor share: everything but the meaning of y."""
+    """What the classifier and the regressor share: everything but the meaning of y.
+
+    conv_channels : "auto", int or tuple of int, default="auto"
+        Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
+    kernel_size : "auto", int or tuple of int, default="auto"
+        Steps, or side in pixels, that a convolution sees; one for all blocks or one each.
+    pool_size : "auto", int or tuple of int, default="auto"
+        Steps, or side in pixels, that the max pool of a block merges into one.
+    hidden_size : "auto" or int, default="auto"
+        Units of the LSTM in each direction.
+    num_layers : int, default=1
+        LSTM layers.
+    bidirectional : bool, default=True
+        Whether the LSTM also reads from the end.
+    pooling : str or tuple of str, default=("last", "mean", "max", "attention")
+        How the states of all steps become one vector; several are put side by side.
+    dropout : float, default=0.2
+        Share of values dropped between LSTM layers and before the head.
+    backbone : callable, default=None
+        backbone(in_channels, n_spatial) -> nn.Module in place of the CNN above. For 4-D X and up the module gets
+        frames (batch, in_channels, *space) and gives (batch, features) or maps (batch, features, *space); for 3-D X
+        (n_spatial=0) it gets (batch, in_channels, time) and gives (batch, features, time).
+    optimizer : "adamw", "adam", "sgd" or a torch.optim class, default="adamw"
+        Called with parameters and `lr`; "sgd" has Nesterov momentum 0.9.
+    lr : float, default=0.003
+        Learning rate, the highest of the schedule. The norm of a gradient is clipped at 1.
+    weight_decay : float, default=0.01
+        Pull of weights towards 0; biases and norms are left alone.
+    lr_schedule : "cosine" or "constant", default="cosine"
+        "cosine" climbs to `lr` over a tenth of the updates and then falls to 0 along a cosine.
+    batch_size : "auto" or int, default="auto"
+        Most samples per update; an epoch is cut into batches as equal as possible.
+    max_epochs : "auto" or int, default="auto"
+        Passes over the training data.
+    early_stopping : "auto" or bool, default="auto"
+        Whether to stop when the validation part no longer gets better and put the best weights back. "auto" does so
+        if X_val is passed to fit; True without X_val holds out `validation_fraction` of the training data.
+    validation_fraction : float, default=0.1
+        Share of the samples held out.
+    validation_order : "random" or "last", default="random"
+        Which are held out: a random part (stratified by class, whole groups if fit is given `groups`), or the last.
+    scoring : "loss", str or callable, default="loss"
+        What early stopping watches: the loss, or a scikit-learn scorer.
+    n_iter_no_change : int, default=10
+        Epochs without improvement before training stops.
+    tol : float, default=0.0001
+        Least change that counts as an improvement.
+    warm_start : bool, default=False
+        Whether fit goes on from the fitted weights, for `max_epochs` more, instead of anew.
+    net_callbacks : list of skorch callbacks, default=None
+        Passed to the skorch net, which stays in `net_`.
+    layout : str, default=None
+        Axes of X in its own order: the letters N (sample, first), T (time), C (channel) and S, or H and W, or D, H
+        and W (space), such as "NCT" or "NTCHW". None is (n_samples, n_timesteps, *spatial, n_channels).
+    input_shape : tuple of int, default=None
+        Shape of one sample, in the order of `layout` without N, into which the columns of a 2-D X unfold.
+    {task}
+    device : "auto", str or torch.device, default="auto"
+        Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
+    precision : "auto", "float32", "bfloat16" or "float16", default="auto"
+        Arithmetic of the forward pass: "auto" is bfloat16 on CUDA devices that have it, else float32.
+    deterministic : bool, default=False
+        Whether to keep to algorithms that give the same bits on CUDA too; torch says what it then needs.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, order of samples, dropout and inner split.
+    verbose : int, default=0
+        1 prints a row per epoch.
+    """
 
     _parameter_constraints = {
         "conv_channels": _SIZE_OR_SIZES,
@@ -172,7 +241,7 @@ class _BaseCNNLSTM(BaseEstimator):
         Parameters
         ----------
         X : array-like of 2 to 6 dimensions
-            (n_samples, n_timesteps, \\*spatial, n_channels), its axes in the order of `layout`, or
+            (n_samples, n_timesteps, *spatial, n_channels), its axes in the order of `layout`, or
             (n_samples, n_features): see the class.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor.
@@ -488,8 +557,97 @@ def _restored_on_error(estimator):
         raise
 
 
+def _documented(task_parameters):
+    """Put the parameters that the base class documents, and the task's own, into their place in a docstring."""
+
+    def document(cls):
+        shared = textwrap.dedent(_BaseCNNLSTM.__doc__.partition("\n\n")[2]).strip()
+        parameters = shared.replace("{task}", inspect.cleandoc(task_parameters))
+        cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{parameters}", parameters)
+        return cls
+
+    return document
+
+
+@_documented("""
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class, by label; "balanced" is inverse to its frequency. Multiplies `sample_weight`.
+    label_smoothing : float, default=0.1
+        Share of each label that is spread evenly over all classes.
+    """)
 class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
-    """DOC"""
+    """Classifier of sequences: a CNN reads each step, an LSTM their order.
+
+    X is a batch of sequences (n_samples, n_timesteps, *spatial, n_channels). A CNN reads what is inside each step, an
+    LSTM the order of the steps, and a head answers from all its states:
+
+    ==================================  ==================================  =================================
+    X                                   reads as                            CNN
+    ==================================  ==================================  =================================
+    2-D (n, d)                          one channel, d steps                along time
+    2-D (n, d) and `input_shape`        samples of any row below            as there
+    3-D (n, T, C)                       series of several channels          along time, pooled before the LSTM
+    4-D (n, T, S, C)                    line of sensors, spectrum per step  along S, the same for all steps
+    5-D (n, T, H, W, C)                 video, maps over time               2-D per step
+    6-D (n, T, D, H, W, C)              volumes over time                   3-D per step
+    ==================================  ==================================  =================================
+
+    Channels are standardised inside the network by what the training data had.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net; its network is `net_.module_`.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the columns of `predict_proba`; for multilabel y the numbers of its columns.
+    n_features_in_ : int
+        Columns of a 2-D X, channels otherwise.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, if X was a DataFrame whose names are strings.
+    input_shape_ : tuple of int
+        (n_timesteps, *spatial, n_channels) of a training sample.
+    n_epochs_, best_epoch_ : int
+        Epochs trained, and the one whose weights were kept.
+    history_ : DataFrame
+        A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
+    conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+        What the parameters of these names came to.
+    device_, precision_ : torch.device, str
+        Where the training ran, and in which arithmetic.
+
+    See Also
+    --------
+    CNNLSTMRegressor : The same for numbers.
+    sklearn.neural_network.MLPClassifier : Reads all values of a sample at once.
+
+    Notes
+    -----
+    y is 1-D labels of any dtype or an indicator matrix (multilabel). The same `random_state`, machine, versions and
+    number of threads give the same bits on the CPU. Within a process one fit trains at a time, as torch's random state
+    is shared by its threads.
+
+    References
+    ----------
+    T. N. Sainath et al., "Convolutional, Long Short-Term Memory, fully connected Deep Neural Networks", ICASSP 2015.
+
+    F. J. Ordonez and D. Roggen, "Deep Convolutional and LSTM Recurrent Neural Networks for Multimodal Wearable Activity
+    Recognition", Sensors 16(1), 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cnnlstm import CNNLSTMClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(60, 20, 3))  # 60 sequences of 20 steps and 3 channels
+    >>> y = np.where(X[:, 10:, 0].mean(axis=1) > X[:, :10, 0].mean(axis=1), "up", "down")
+    >>> model = CNNLSTMClassifier(max_epochs=20, random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.9)
+    True
+    """
 
     _parameter_constraints = _BaseCNNLSTM._parameter_constraints | {
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -733,8 +891,80 @@ def _missing_y(estimator):
     return f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
 
 
+@_documented("""
+    loss : "squared_error", "absolute_error" or "huber", default="squared_error"
+        Loss of a target in units of its standard deviation; "huber" turns linear at 1.
+    """)
 class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
-    """DOC"""
+    """Regressor of sequences: a CNN reads each step, an LSTM their order.
+
+    X is a batch of sequences (n_samples, n_timesteps, *spatial, n_channels). A CNN reads what is inside each step, an
+    LSTM the order of the steps, and a head answers from all its states:
+
+    ==================================  ==================================  =================================
+    X                                   reads as                            CNN
+    ==================================  ==================================  =================================
+    2-D (n, d)                          one channel, d steps                along time
+    2-D (n, d) and `input_shape`        samples of any row below            as there
+    3-D (n, T, C)                       series of several channels          along time, pooled before the LSTM
+    4-D (n, T, S, C)                    line of sensors, spectrum per step  along S, the same for all steps
+    5-D (n, T, H, W, C)                 video, maps over time               2-D per step
+    6-D (n, T, D, H, W, C)              volumes over time                   3-D per step
+    ==================================  ==================================  =================================
+
+    Channels are standardised inside the network by what the training data had. So are the targets.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net; its network is `net_.module_`.
+    n_features_in_ : int
+        Columns of a 2-D X, channels otherwise.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, if X was a DataFrame whose names are strings.
+    input_shape_ : tuple of int
+        (n_timesteps, *spatial, n_channels) of a training sample.
+    n_epochs_, best_epoch_ : int
+        Epochs trained, and the one whose weights were kept.
+    history_ : DataFrame
+        A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
+    conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+        What the parameters of these names came to.
+    device_, precision_ : torch.device, str
+        Where the training ran, and in which arithmetic.
+
+    See Also
+    --------
+    CNNLSTMClassifier : The same for labels.
+    sklearn.neural_network.MLPRegressor : Reads all values of a sample at once.
+
+    Notes
+    -----
+    y is numbers of any shape (n_samples, ...); `predict` returns that shape. The same `random_state`, machine, versions
+    and number of threads give the same bits on the CPU. Within a process one fit trains at a time, as torch's random
+    state is shared by its threads.
+
+    References
+    ----------
+    T. N. Sainath et al., "Convolutional, Long Short-Term Memory, fully connected Deep Neural Networks", ICASSP 2015.
+
+    X. Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", NIPS 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_cnnlstm import CNNLSTMRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(60, 6, 8, 8, 1))  # 60 sequences of 6 maps of 8 x 8
+    >>> y = X[:, -1].mean(axis=(1, 2, 3))
+    >>> model = CNNLSTMRegressor(max_epochs=20, random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.5)
+    True
+    """
 
     _parameter_constraints = _BaseCNNLSTM._parameter_constraints | {
         "loss": [StrOptions({"squared_error", "absolute_error", "huber"})],
