@@ -10,6 +10,11 @@ _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
+_BACKBONE_GIVES = (
+    "expected (batch, features) or (batch, features, *space) of frames (batch, channels, *space), "
+    "and (batch, features, time) of 3-D X."
+)
+
 
 class CNNLSTM(nn.Module):
     """Sequences (batch, time, *space, channel) in the user's units to logits or standardised targets (batch, output).
@@ -69,16 +74,20 @@ class CNNLSTM(nn.Module):
         return self.target_mean.cpu().double().numpy(), self.target_scale.cpu().double().numpy()
 
     def _cnn_width(self, sample_shape):
-        """Filters per step, found by one pass over two empty samples: a backbone need not tell its width."""
+        """Filters per step, found by passing an empty batch through the CNN: a backbone need not tell its width."""
+        n_steps, *frame = sample_shape
+        X = torch.zeros(2, n_steps if len(frame) == 1 else 3, *frame)
         training = self.cnn.training
-        with torch.no_grad():
-            steps = self.cnn.eval()(torch.zeros(2, *sample_shape))
-        self.cnn.train(training)
-        if steps.ndim != 3 or len(steps) != 2:
+        try:
+            with torch.no_grad():
+                steps = self.cnn.eval()(X)
+        except RuntimeError as error:
             raise ValueError(
-                f"backbone made {tuple(steps.shape)} of 2 sequences; expected (2, time, features), of frames "
-                "(batch, features, *space) or (batch, features), of 3-D X (batch, features, time)."
-            )
+                f"backbone does not take X of shape {tuple(X.shape)}: {error}; {_BACKBONE_GIVES}"
+            ) from error
+        self.cnn.train(training)
+        if steps.ndim != 3:
+            raise ValueError(f"backbone made {steps.ndim} axes of X of shape {tuple(X.shape)}; {_BACKBONE_GIVES}")
         return steps.shape[-1]
 
 

@@ -1,0 +1,28 @@
+"""What all tests share: threads that do not fight for the cores, and the folder of real data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def load_data():
+    """A function name -> arrays of a real data set; skips the test where there are none."""
+    folder = os.environ.get("CNNLSTM_DATA")
+
+    def load(name):
+        if folder is None:
+            pytest.skip("the environment variable CNNLSTM_DATA names no folder of data sets")
+        path = Path(folder) / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"{path} is missing")
+        with np.load(path) as data:
+            return {key: data[key] for key in data}
+
+    return load

@@ -1,0 +1,125 @@
+"""What the model is."""
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, LSTMStack, TimePool
+
+SHAPES = [(12, 3), (4, 9, 2), (3, 8, 8, 1), (2, 4, 4, 4, 2)]
+
+
+def build(sample_shape, n_outputs=2, **changes):
+    sizes = {
+        "conv_channels": (4, 4),
+        "kernel_size": (3, 3),
+        "pool_size": (2, 1),
+        "hidden_size": 5,
+        "num_layers": 1,
+        "bidirectional": True,
+        "pooling": POOLINGS,
+        "dropout": 0.0,
+    }
+    torch.manual_seed(0)
+    return CNNLSTM(sample_shape, n_outputs, **(sizes | changes)).eval()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_output_vector_per_sequence(shape):
+    assert build(shape)(torch.randn(7, *shape)).shape == (7, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 1), (1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1, 1)])
+def test_shortest_sequences_pass(shape):
+    assert build(shape, pool_size=(2, 3), kernel_size=(9, 5))(torch.randn(2, *shape)).shape == (2, 2)
+
+
+def test_other_numbers_of_steps_pass():
+    network = build((12, 3))
+    assert network(torch.randn(2, 1, 3)).shape == network(torch.randn(2, 40, 3)).shape == (2, 2)
+
+
+def test_frames_are_read_one_by_one():
+    network = build((3, 8, 8, 1))
+    X = torch.randn(2, 3, 8, 8, 1)
+    apart = torch.stack([network.cnn(X[:, [step]])[:, 0] for step in range(3)], dim=1)
+    torch.testing.assert_close(network.cnn(X), apart)
+
+
+def test_lstm_reads_time_in_order():
+    network = build((4, 9, 2))
+    X = torch.randn(2, 4, 9, 2)
+    assert not torch.allclose(network(X), network(X.flip(1)), atol=1e-4)
+
+
+def test_channels_are_standardised_by_the_buffers():
+    plain, scaled = build((12, 3)), build((12, 3))
+    mean, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 10.0])
+    scaled.set_statistics(input_mean=mean.numpy(), input_scale=scale.numpy())
+    X = torch.randn(5, 12, 3)
+    torch.testing.assert_close(scaled(X * scale + mean), plain(X), atol=1e-5, rtol=1e-5)
+
+
+def test_integer_frames_need_no_cast():
+    X = torch.randint(0, 255, (2, 3, 8, 8, 1), dtype=torch.uint8)
+    network = build((3, 8, 8, 1))
+    torch.testing.assert_close(network(X), network(X.float()))
+
+
+def test_last_state_of_both_directions_is_pooled():
+    lstm = LSTMStack(3, 4, num_layers=2, bidirectional=True, dropout=0.0)
+    states, last = lstm(torch.randn(2, 6, 3))
+    torch.testing.assert_close(last, torch.cat([states[:, -1, :4], states[:, 0, 4:]], dim=1))
+
+
+def test_poolings_are_what_they_are_called():
+    states, last = torch.randn(2, 6, 4), torch.randn(2, 4)
+    pool = TimePool(4, POOLINGS)
+    weights = torch.softmax(states @ pool.attention.weight[0] + pool.attention.bias, dim=1)
+    expected = [last, states.mean(1), states.max(1).values, torch.einsum("bt,bth->bh", weights, states)]
+    torch.testing.assert_close(pool(states, last), torch.cat(expected, dim=1))
+
+
+def test_lstm_starts_with_an_open_forget_gate_and_orthogonal_recurrence():
+    layer = LSTMStack(3, 4, num_layers=1, bidirectional=False, dropout=0.0).layers[0]
+    bias = layer.bias_ih_l0 + layer.bias_hh_l0
+    assert bias.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+    for gate in layer.weight_hh_l0.chunk(4):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_no_convolution_leaves_the_steps_to_the_lstm():
+    network = build((12, 3), conv_channels=(), kernel_size=(), pool_size=())
+    assert network.lstm.layers[0].input_size == 3
+
+
+def test_own_backbone_reads_frames():
+    def backbone(in_channels, n_spatial):
+        assert (in_channels, n_spatial) == (1, 2)
+        return nn.Sequential(nn.Conv2d(in_channels, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    network = build((3, 8, 8, 1), backbone=backbone)
+    assert network.lstm.layers[0].input_size == 6
+
+
+def test_backbone_that_loses_the_steps_is_refused():
+    def backbone(in_channels, n_spatial):
+        return nn.Flatten(0)
+
+    with pytest.raises(ValueError, match="backbone does not take X of shape .* expected"):
+        build((3, 8, 8, 1), backbone=backbone)
+
+
+def test_backbone_that_loses_time_is_refused():
+    def backbone(in_channels, n_spatial):
+        return nn.Sequential(nn.Conv1d(in_channels, 4, 3), nn.Flatten())
+
+    with pytest.raises(ValueError, match="backbone made 2 axes .* expected"):
+        build((12, 3), backbone=backbone)
+
+
+def test_network_is_built_and_runs_on_the_meta_device():
+    network = build((3, 8, 8, 1)).to("meta")
+    output = network(torch.empty(2, 3, 8, 8, 1, device="meta"))
+    assert output.device.type == "meta"
+    assert output.shape == (2, 2)

@@ -1,0 +1,276 @@
+"""Where and how a network is trained: devices, switches, batches, losses."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _training
+from sklearn_cnnlstm._training import SampleLoss, Samples, resolve_device, resolve_precision, to_batch, training_scope
+
+
+def small_set(n=24):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 6, 2)).astype(np.float32)
+    return X, (X[:, :, 0].mean(axis=1) > 0).astype(int)
+
+
+# -- devices
+
+
+def test_auto_device_is_the_accelerator_if_there_is_one():
+    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert resolve_device("auto").type == expected.type
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "xpu:77"])
+def test_missing_device_is_an_error_and_no_silent_cpu_run(device):
+    with pytest.raises(ValueError, match=f"device='{device}' is not available"):
+        CNNLSTMClassifier(device=device).fit(*small_set())
+
+
+def test_unknown_device_is_an_error():
+    with pytest.raises(ValueError, match="is not a torch device"):
+        CNNLSTMClassifier(device="quantum").fit(*small_set())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64, np.uint16, bool, ">f4"])
+def test_batches_are_placed_on_the_device(dtype):
+    batch = to_batch(np.ones((3, 2), dtype=dtype), torch.device("meta"))
+    assert batch.device.type == "meta"
+    assert batch.dtype == (torch.uint8 if dtype is np.uint8 else torch.float32)
+
+
+def test_batch_of_a_read_only_array_is_quiet_and_its_own():
+    X = np.ones((3, 2), dtype=np.float32)
+    X.setflags(write=False)
+    batch = to_batch(X, torch.device("cpu"))
+    batch += 1
+    assert X[0, 0] == 1
+
+
+def test_precision_auto_is_float32_on_the_cpu():
+    assert resolve_precision("auto", torch.device("cpu")) == "float32"
+    assert resolve_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_autocast_trains_in_reduced_precision(precision):
+    X, y = small_set(60)
+    settings = {"max_epochs": 20, "random_state": 0, "conv_channels": (8,), "hidden_size": 8}
+    reduced = CNNLSTMClassifier(precision=precision, **settings).fit(X, y)
+    full = CNNLSTMClassifier(precision="float32", **settings).fit(X, y)
+    assert reduced.precision_ == precision
+    assert reduced.predict_proba(X).dtype == np.float32
+    assert not np.array_equal(reduced.predict_proba(X), full.predict_proba(X))
+    assert reduced.score(X, y) > 0.8
+
+
+# -- torch's process-wide state
+
+
+def switches():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        bool(torch.tensor(1e-39) * 1 == 0),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_fit_and_predict_leave_torchs_switches_as_they_were(deterministic):
+    X, y = small_set()
+    before = switches()
+    model = CNNLSTMClassifier(max_epochs=2, deterministic=deterministic, random_state=0).fit(X, y)
+    model.predict(X)
+    assert switches() == before
+
+
+def test_switches_are_put_back_when_training_fails():
+    before, state = switches(), torch.get_rng_state()
+
+    def fail():
+        with training_scope(torch.device("cpu"), 0, deterministic=True):
+            assert torch.are_deterministic_algorithms_enabled()
+            raise OSError("a failure in training")
+
+    with pytest.raises(OSError, match="a failure in training"):
+        fail()
+    assert switches() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_scope_seeds_torch():
+    draws = []
+    for _ in range(2):
+        with training_scope(torch.device("cpu"), 3):
+            draws.append(torch.rand(4))
+    assert torch.equal(*draws)
+
+
+def test_denormals_are_flushed_inside_the_scope_only():
+    with training_scope(torch.device("cpu"), 0):
+        assert torch.tensor(1e-39) * 1 == 0
+    assert torch.tensor(1e-39) * 1 != 0
+
+
+# -- batches
+
+
+def batches_of(n, batch_size, *, shuffle=True, weight=None):
+    X = np.arange(n, dtype=np.float32).reshape(n, 1, 1)
+    samples = Samples(X, np.arange(n), weight)
+    return list(_training._Batches(samples, batch_size, torch.device("cpu"), shuffle=shuffle))
+
+
+def test_every_sample_is_in_one_batch_with_its_target():
+    batches = batches_of(33, 8)
+    rows = torch.cat([y for (_, y), _ in batches])
+    assert sorted(rows.tolist()) == list(range(33))
+    assert rows.tolist() != list(range(33))
+    assert all(torch.equal(X[:, 0, 0].long(), y) for (X, y), _ in batches)
+
+
+def test_batches_are_as_equal_as_possible():
+    assert [len(y) for (_, y), _ in batches_of(33, 32)] == [17, 16]
+
+
+def test_single_sample_is_doubled_for_batch_norm():
+    ((X, _), _) = batches_of(1, 32)[0]
+    assert len(X) == 2
+
+
+def test_weights_have_mean_one_over_the_whole_set():
+    weight = np.array([0.5, 2.0, 4.0, 1.5])
+    samples = Samples(np.zeros((4, 1, 1), dtype=np.float32), np.zeros(4), weight, np.array([1, 3]))
+    assert samples.weight.tolist() == pytest.approx([2 * 2.0 / 3.5, 2 * 1.5 / 3.5])
+
+
+def test_float32_rows_are_never_copied_whole():
+    X = np.zeros((10, 3, 1), dtype=np.float32)
+    assert _training._castable(X) is X
+    assert _training._castable(X.astype(np.float64)).dtype == np.float32
+
+
+# -- losses
+
+
+def test_losses_are_torchs_without_the_mean_over_samples():
+    torch.manual_seed(0)
+    output, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    target, indicator = torch.randn(5, 3), torch.randint(0, 2, (5, 3)).float()
+    pairs = [
+        (SampleLoss("cross_entropy", 0.1)(output, labels), F.cross_entropy(output, labels, label_smoothing=0.1)),
+        (SampleLoss("squared_error")(output, target), F.mse_loss(output, target)),
+        (SampleLoss("absolute_error")(output, target), F.l1_loss(output, target)),
+        (SampleLoss("huber")(output, target), F.huber_loss(output, target)),
+        (
+            SampleLoss("binary_cross_entropy")(output, indicator),
+            F.binary_cross_entropy_with_logits(output, indicator),
+        ),
+    ]
+    for ours, theirs in pairs:
+        assert ours.shape == (5,)
+        torch.testing.assert_close(ours.mean(), theirs)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "huber"])
+def test_robust_losses_shrug_off_an_outlier(loss):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 5, 1))
+    y = X.mean(axis=(1, 2))
+    bad = y.copy()
+    bad[:8] = 50.0
+    settings = {"max_epochs": 30, "random_state": 0, "conv_channels": (8,), "hidden_size": 8}
+    errors = [
+        np.median(np.abs(CNNLSTMRegressor(loss=name, **settings).fit(X, bad).predict(X[8:]) - y[8:]))
+        for name in (loss, "squared_error")
+    ]
+    assert errors[0] < errors[1]
+
+
+# -- what is kept
+
+
+def test_pickle_holds_neither_data_nor_optimizer():
+    X, y = small_set(500)
+    model = CNNLSTMClassifier(max_epochs=1, conv_channels=(4,), hidden_size=4, random_state=0).fit(X, y)
+    stored = pickle.dumps(model)
+    n_parameters = sum(p.numel() for p in model.net_.module_.parameters())
+    assert len(stored) < 4 * n_parameters + 25_000 < X.nbytes + 4 * n_parameters + 25_000
+    loaded = pickle.loads(stored)
+    assert not hasattr(loaded.net_, "optimizer_")
+    assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_model_trained_elsewhere_predicts_on_the_cpu():
+    X, y = small_set()
+    model = CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, y)
+    model.device = "cuda:77"  # as if pickled on a machine with that many
+    loaded = pickle.loads(pickle.dumps(model))
+    assert loaded.predict(X).shape == y.shape
+
+
+# -- on a GPU
+
+gpu = pytest.mark.gpu
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+
+@gpu
+@needs_cuda
+@pytest.mark.parametrize("shape", [(6, 2), (4, 8, 2), (3, 8, 8, 1)])
+def test_gpu_fits_and_predicts(shape):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, *shape)).astype(np.float32)
+    y = (X.reshape(80, -1).mean(axis=1) > 0).astype(int)
+    model = CNNLSTMClassifier(device="cuda", max_epochs=30, random_state=0).fit(X, y)
+    assert model.device_.type == "cuda"
+    assert next(model.net_.module_.parameters()).is_cuda
+    assert model.score(X, y) > 0.8
+
+
+@gpu
+@needs_cuda
+def test_gpu_and_cpu_give_the_same_answers_with_the_same_weights():
+    X, y = small_set()
+    model = CNNLSTMClassifier(device="cuda", precision="float32", max_epochs=3, random_state=0).fit(X, y)
+    on_gpu = model.predict_proba(X)
+    model.device = "cpu"
+    on_cpu = pickle.loads(pickle.dumps(model))
+    assert not next(on_cpu.net_.module_.parameters()).is_cuda
+    np.testing.assert_allclose(on_cpu.predict_proba(X), on_gpu, atol=2e-3)
+
+
+@gpu
+@needs_cuda
+def test_gpu_pickle_loads_where_there_is_no_gpu():
+    X, y = small_set()
+    model = CNNLSTMClassifier(device="cuda", max_epochs=1, random_state=0).fit(X, y)
+    state = model.net_.__getstate__()
+    assert not any(tensor.is_cuda for tensor in state["module_"].state_dict().values())
+
+
+@gpu
+@needs_cuda
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+def test_gpu_mixed_precision_learns(precision):
+    X, y = small_set(80)
+    model = CNNLSTMClassifier(device="cuda", precision=precision, max_epochs=30, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.8
+
+
+@gpu
+@needs_cuda
+def test_gpu_random_state_is_left_alone():
+    X, y = small_set()
+    before = torch.cuda.get_rng_state()
+    CNNLSTMClassifier(device="cuda", max_epochs=1, random_state=0).fit(X, y)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
