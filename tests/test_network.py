@@ -106,7 +106,7 @@ def test_backbone_that_loses_the_steps_is_refused():
     def backbone(in_channels, n_spatial):
         return nn.Flatten(0)
 
-    with pytest.raises(ValueError, match="backbone does not take X of shape .* expected"):
+    with pytest.raises(ValueError, match=r"backbone does not take X of shape .* expected"):
         build((3, 8, 8, 1), backbone=backbone)
 
 
@@ -114,7 +114,7 @@ def test_backbone_that_loses_time_is_refused():
     def backbone(in_channels, n_spatial):
         return nn.Sequential(nn.Conv1d(in_channels, 4, 3), nn.Flatten())
 
-    with pytest.raises(ValueError, match="backbone made 2 axes .* expected"):
+    with pytest.raises(ValueError, match=r"backbone made 2 axes .* expected"):
         build((12, 3), backbone=backbone)
 
 
