@@ -338,7 +338,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.pool_size_ = _as_sizes("pool_size", self.pool_size_, len(widths))
         self.batch_size_ = min(self.batch_size_, n_samples)
         self.device_ = _training.resolve_device(self.device)
-        self.precision_ = _training.resolve_precision(self.precision, self.device_)
+        self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
 
     def _build_network(self, X, y, weight, index):
         network = CNNLSTM(

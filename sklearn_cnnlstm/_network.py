@@ -6,10 +6,11 @@ from torch.nn import functional as F
 
 POOLINGS = ("last", "mean", "max", "attention")
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-
+_LAYERS = {
+    1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
+    3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d),
+}
 _BACKBONE_GIVES = (
     "expected (batch, features) or (batch, features, *space) of frames (batch, channels, *space), "
     "and (batch, features, time) of 3-D X."
@@ -118,16 +119,22 @@ class PerFrame(nn.Module):
 
 
 class ConvStack(nn.Sequential):
-    """Blocks of convolution, batch norm, ReLU and max pool over `n_spatial` axes (time, if there are none)."""
+    """Blocks of convolution, batch norm, ReLU and max pool over `n_spatial` axes (over time, if there are none).
+
+    The channel is the last axis in memory all the way, as it is in X. torch has that memory format for images and
+    volumes alone, so a line becomes an image one pixel high.
+    """
 
     def __init__(self, n_channels, n_spatial, conv_channels, kernel_size, pool_size):
+        n_axes = max(n_spatial, 1)
         widths = (n_channels, *conv_channels)
-        super().__init__(
-            *(
-                ConvBlock(max(n_spatial, 1), *sizes)
-                for sizes in zip(widths, conv_channels, kernel_size, pool_size, strict=False)
-            )
-        )
+        blocks = [
+            ConvBlock(n_axes, *sizes) for sizes in zip(widths, conv_channels, kernel_size, pool_size, strict=False)
+        ]
+        if n_axes == 1:
+            blocks = [nn.Unflatten(2, (1, -1)), *blocks, nn.Flatten(2)]
+        super().__init__(*blocks)
+        self.to(memory_format=torch.channels_last_3d if n_axes == 3 else torch.channels_last)
 
     @classmethod
     def factory(cls, *sizes):
@@ -137,16 +144,19 @@ class ConvStack(nn.Sequential):
 class ConvBlock(nn.Module):
     def __init__(self, n_axes, in_channels, out_channels, kernel_size, pool_size):
         super().__init__()
-        self.conv = _CONV[n_axes](in_channels, out_channels, kernel_size, padding="same", bias=False)
-        self.norm = _BATCH_NORM[n_axes](out_channels)
+        conv, norm, pool = _LAYERS[n_axes]
+        pools = pool_size > 1
+        if n_axes == 1:
+            kernel_size, pool_size = (1, kernel_size), (1, pool_size)
+        self.conv = conv(in_channels, out_channels, kernel_size, padding="same", bias=False)
+        self.norm = norm(out_channels)
+        self.pool = pool(pool_size, ceil_mode=True) if pools else nn.Identity()  # ceil: an axis of length 1 stays
         self.skip = in_channels == out_channels
-        self.pool = _MAX_POOL[n_axes](pool_size, ceil_mode=True) if pool_size > 1 else nn.Identity()
 
     def forward(self, X):  # (batch, channel, *space)
         Y = self.norm(self.conv(X))
-        if self.skip:
-            Y = Y + X
-        return self.pool(F.relu(Y))  # with a pool of ceil mode an axis of length 1 stays
+        Y = F.relu(Y + X if self.skip else Y)
+        return self.pool(Y)
 
 
 class LSTMStack(nn.Module):

@@ -5,7 +5,10 @@ import copy
 import dis
 import inspect
 import math
+import mmap
 import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -54,12 +57,12 @@ def _is_available(device):
     return device.index is None or device.index < backend.device_count()
 
 
-def resolve_precision(precision, device):
-    """The dtype name that `precision` means on the device: "auto" is bfloat16 where CUDA has it, else float32."""
+def resolve_precision(precision, device, *, images=False):
+    """The dtype name meant by a parameter: "auto" is bfloat16 for images on CUDA devices that have it, else float32."""
     if precision != "auto":
         return precision
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if bf16 else "float32"
+    pays = images and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if pays else "float32"
 
 
 @contextlib.contextmanager
@@ -67,24 +70,28 @@ def training_scope(device, seed, *, deterministic=False):
     """Seeded torch for one fit at a time, its process-wide switches put back afterwards."""
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
-    with _FIT_LOCK, torch.random.fork_rng(devices, device_type=device_type), _switches(deterministic):
+    with _FIT_LOCK, torch.random.fork_rng(devices, device_type=device_type), _switches(device, deterministic):
         torch.manual_seed(seed)
         yield
 
 
 @contextlib.contextmanager
-def _switches(deterministic):
+def _switches(device, deterministic):
+    matmul = torch.get_float32_matmul_precision()
     flushed = bool(torch.tensor(1e-39) * 1 == 0)
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
         torch.set_flush_denormal(True)  # denormal gradients make CPU layers many times slower
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         if deterministic:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         yield
     finally:
+        torch.set_float32_matmul_precision(matmul)
         torch.set_flush_denormal(flushed)
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
@@ -128,6 +135,7 @@ class _Batches:
         self.weight = None if samples.weight is None else samples.weight.to(device)
         self.resident = _to_accelerator(samples, device)
         self.X = None if self.resident is not None else _castable(samples.all_X)
+        self.reads_ahead = self.resident is None and self.X.nbytes > _CONVERT_BYTES and _is_on_disk(self.X)
 
     def __len__(self):
         return self.n_batches
@@ -137,21 +145,43 @@ class _Batches:
         order = torch.randperm(n) if self.shuffle else torch.arange(n)
         if n == 1 and self.shuffle:
             order = order.repeat(2)  # batch norm needs two values; a sample and its copy have the sample's loss
-        for rows in order.tensor_split(self.n_batches):
-            yield self.take(rows)
+        batches = order.tensor_split(self.n_batches)
+        return _ahead(self.take, batches) if self.reads_ahead else map(self.take, batches)
 
     def take(self, rows):
+        rows = rows.sort().values  # disks and caches read forwards
         if self.resident is None:
             X = to_batch(self.X[self.samples.index[rows.numpy()]], self.device)
+            rows = rows.to(self.device)
         else:
-            X = self.resident[rows.to(self.device)]
-        rows = rows.to(self.device)
+            rows = rows.to(self.device)
+            X = self.resident[rows]
         return (X, self.y[rows]), None if self.weight is None else self.weight[rows]
+
+
+def _ahead(function, items):
+    """As map, with the next result being made in a thread while the caller is at work on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for item in items:
+            ready, coming = coming, reader.submit(function, item)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _is_on_disk(X):
+    while isinstance(X, np.ndarray):
+        if isinstance(X, np.memmap):
+            return True
+        X = X.base
+    return isinstance(X, mmap.mmap)
 
 
 def to_batch(X, device):
     """Rows of X as a tensor on the device, in float32 unless the network reads their dtype as exactly."""
-    return torch.from_numpy(np.require(X, _batch_dtype(X), "W")).to(device)
+    return torch.from_numpy(np.require(X, _batch_dtype(X), ["C", "W"])).to(device)
 
 
 def _batch_dtype(X):
@@ -233,6 +263,7 @@ class TrainingNet(NeuralNet):
     """A skorch net that cuts its batches from arrays by index and reads the loss once per epoch."""
 
     _unpickled = False
+    _n_parts = 1  # in which a batch is computed: more than one after memory has run out
 
     def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", **kwargs):
         self.weight_decay = weight_decay
@@ -315,9 +346,7 @@ class TrainingNet(NeuralNet):
 
     def train_step(self, batch, weight=None):
         self._set_lr()
-        self.optimizer_.zero_grad()
-        step = self._forward(batch, weight)
-        self.scaler_.scale(step["loss"]).backward()
+        step = self._backward(batch, weight)
         self.scaler_.unscale_(self.optimizer_)
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
@@ -325,7 +354,37 @@ class TrainingNet(NeuralNet):
         nn.utils.clip_grad_norm_(self.module_.parameters(), _CLIP_NORM)
         self.scaler_.step(self.optimizer_)
         self.scaler_.update()
-        return {name: value.detach() for name, value in step.items()}
+        return step
+
+    def _backward(self, batch, weight):
+        """Gradients of the batch's loss, computed in more and smaller parts when memory runs out."""
+        while True:
+            try:
+                return self._backward_in_parts(batch, weight)
+            except torch.OutOfMemoryError:
+                if 2 * self._n_parts > len(batch[0]):
+                    raise
+            if self._n_parts == 1:
+                warnings.warn(
+                    f"Out of memory with {len(batch[0])} samples at once: each batch is now computed in parts whose "
+                    "gradients are added up, which is slower.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._n_parts *= 2
+            _free_memory(self._device)
+
+    def _backward_in_parts(self, batch, weight):
+        self.optimizer_.zero_grad()
+        X, y = batch
+        total, outputs = 0.0, []
+        for X_part, y_part, weight_part in _split((X, y, weight), self._n_parts):
+            step = self._forward((X_part, y_part), weight_part)
+            loss = step["loss"] * (len(step["y_pred"]) / len(X))
+            self.scaler_.scale(loss).backward()
+            total = total + loss.detach()
+            outputs.append(step["y_pred"].detach())
+        return {"loss": total, "y_pred": torch.cat(outputs)}
 
     def validation_step(self, batch, weight=None):
         with torch.no_grad():
@@ -398,11 +457,20 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        rows = _rows_per_pass(X)
-        for start in range(0, len(X), rows):
+        start, rows = 0, _rows_per_pass(X)
+        while start < len(X):
             batch = to_batch(X[start : start + rows], self._device)
-            with torch.inference_mode(), autocast(self._device, self.precision):
-                yield function(batch).float()
+            try:
+                with torch.inference_mode(), autocast(self._device, self.precision):
+                    part = function(batch).float()
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows //= 2
+                _free_memory(self._device)
+                continue
+            yield part
+            start += len(part)
 
     # between fits
 
@@ -501,6 +569,18 @@ def autocast(device, precision):
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+def _split(tensors, n_parts):
+    """The tensors, some of which may be None, cut alike along the samples."""
+    if n_parts == 1:
+        return [tensors]
+    return zip(*([None] * n_parts if t is None else t.tensor_split(n_parts) for t in tensors), strict=True)
+
+
+def _free_memory(device):
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _rows_per_pass(X):

@@ -1,10 +1,12 @@
 """Where and how a network is trained: devices, switches, batches, losses."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _training
@@ -157,6 +159,68 @@ def test_float32_rows_are_never_copied_whole():
     X = np.zeros((10, 3, 1), dtype=np.float32)
     assert _training._castable(X) is X
     assert _training._castable(X.astype(np.float64)).dtype == np.float32
+
+
+def test_memmap_trains_to_the_same_bits_as_an_array(tmp_path, monkeypatch):
+    monkeypatch.setattr(_training, "_CONVERT_BYTES", 0)  # small data are not read ahead
+    X, y = small_set(90)
+    np.save(tmp_path / "X.npy", X)
+    on_disk = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert _training._Batches(Samples(np.asarray(on_disk), y), 32, torch.device("cpu"), shuffle=True).reads_ahead
+    settings = {"max_epochs": 3, "batch_size": 16, "random_state": 0}
+    from_disk, from_memory = (CNNLSTMClassifier(**settings).fit(data, y) for data in (on_disk, X))
+    assert np.array_equal(from_disk.predict_proba(on_disk), from_memory.predict_proba(X))
+
+
+def test_error_of_the_reading_thread_is_the_callers():
+    def fail(item):
+        raise OSError(f"no disk for {item}")
+
+    with pytest.raises(OSError, match="no disk for 3"):
+        list(_training._ahead(fail, [3, 4]))
+
+
+# -- memory
+
+
+class ShortOfMemory(nn.Module):
+    """A CNN for which more than `limit` frames at once are too many."""
+
+    def __init__(self, in_channels, n_spatial, limit):
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, 4, 3, padding=1)
+        self.limit = limit
+
+    def forward(self, X):
+        if len(X) > self.limit and (self.training or len(X) > 2):  # two are passed to find the network's sizes
+            raise torch.OutOfMemoryError(f"{len(X)} frames")
+        return self.conv(X)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(weighted):
+    X, y = small_set(40)
+    weight = np.linspace(0.5, 2.0, 40) if weighted else None
+    settings = {"max_epochs": 3, "batch_size": 40, "dropout": 0.0, "random_state": 0, "hidden_size": 4}
+    with pytest.warns(RuntimeWarning, match="Out of memory with 40 samples at once") as caught:
+        short = CNNLSTMClassifier(backbone=partial(ShortOfMemory, limit=12), **settings).fit(X, y, sample_weight=weight)
+    assert len(caught) == 1
+    roomy = CNNLSTMClassifier(backbone=partial(ShortOfMemory, limit=1000), **settings).fit(X, y, sample_weight=weight)
+    np.testing.assert_allclose(short.history_["train_loss"], roomy.history_["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(short.predict_proba(X), roomy.predict_proba(X), rtol=1e-4)
+
+
+def test_out_of_memory_in_predict_makes_passes_smaller():
+    X, y = small_set(40)
+    model = CNNLSTMClassifier(backbone=partial(ShortOfMemory, limit=40), max_epochs=1, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    model.net_.module_.cnn.cnn.limit = 7
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+
+
+def test_out_of_memory_with_one_sample_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError, match="1 frames"), pytest.warns(RuntimeWarning, match="Out of memory"):
+        CNNLSTMClassifier(backbone=partial(ShortOfMemory, limit=0), max_epochs=1).fit(*small_set())
 
 
 # -- losses
