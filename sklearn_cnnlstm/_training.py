@@ -362,7 +362,7 @@ class TrainingNet(NeuralNet):
             try:
                 return self._backward_in_parts(batch, weight)
             except torch.OutOfMemoryError:
-                if 2 * self._n_parts > len(batch[0]):
+                if self._n_parts >= len(batch[0]):
                     raise
             if self._n_parts == 1:
                 warnings.warn(
@@ -371,7 +371,7 @@ class TrainingNet(NeuralNet):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            self._n_parts *= 2
+            self._n_parts = min(2 * self._n_parts, len(batch[0]))
             _free_memory(self._device)
 
     def _backward_in_parts(self, batch, weight):
