@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names, r2_score
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedShuffleSplit
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -156,7 +156,7 @@ class _BaseCNNLSTM(BaseEstimator):
         "net_callbacks": [list, tuple, None],
         "layout": [str, None],
         "input_shape": [tuple, list, None],
-        "device": [str, HasMethods("type")],
+        "device": [str, _training.Device],
         "precision": [StrOptions({"auto", *_training.PRECISIONS})],
         "deterministic": ["boolean"],
         "random_state": ["random_state"],
@@ -281,7 +281,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def _train(self, X, y, weight, index, valid, *, seed, goes_on=False):
         """Fit a network to the rows `index` and commit the fitted attributes."""
         index = _weighted_rows(index, weight)
-        self._resolve(len(index), X.shape[1:])
+        self._resolve(len(index), X.shape[1:], keep_network=goes_on)
         with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
             module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
             train = _training.Samples(X, self._encode(y, module), self._loss_weight(y, weight), index)
@@ -327,16 +327,19 @@ class _BaseCNNLSTM(BaseEstimator):
             self._commit(net, goes_on=False)
         return self
 
-    def _resolve(self, n_samples, sample_shape):
+    def _resolve(self, n_samples, sample_shape, *, keep_network=False):
         """Set `<name>_` for each parameter with an "auto" value."""
-        for name, value in auto_sizes(n_samples, sample_shape).items():
-            given = getattr(self, name)
-            setattr(self, name + "_", value if isinstance(given, str) and given == "auto" else given)
-        widths = _as_sizes("conv_channels", self.conv_channels_, None)
-        self.conv_channels_ = widths
-        self.kernel_size_ = _as_sizes("kernel_size", self.kernel_size_, len(widths))
-        self.pool_size_ = _as_sizes("pool_size", self.pool_size_, len(widths))
-        self.batch_size_ = min(self.batch_size_, n_samples)
+        automatic = auto_sizes(n_samples, sample_shape)
+        resolved = {
+            name: value if _is_auto(getattr(self, name)) else getattr(self, name) for name, value in automatic.items()
+        }
+        if not keep_network:
+            self.conv_channels_ = _as_sizes("conv_channels", resolved["conv_channels"], None)
+            for name in ("kernel_size", "pool_size"):
+                setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
+            self.hidden_size_ = resolved["hidden_size"]
+        self.batch_size_ = min(resolved["batch_size"], n_samples)
+        self.max_epochs_ = resolved["max_epochs"]
         self.device_ = _training.resolve_device(self.device)
         self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
 
@@ -517,6 +520,10 @@ class _BaseCNNLSTM(BaseEstimator):
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
         return getattr(self.net_.settled(self.device), question)(X)
+
+
+def _is_auto(value):
+    return isinstance(value, str) and value == "auto"
 
 
 def _draw_seed(random_state):
@@ -748,6 +755,11 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         self : object
             The estimator, trained further.
         """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all labels at once, which partial_fit does not have; expected a dict: "
+                "sklearn.utils.compute_class_weight makes one."
+            )
         return self._partial_fit(X, y, sample_weight, classes if classes is not None else ())
 
     def predict(self, X):

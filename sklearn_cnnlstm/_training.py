@@ -18,6 +18,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 from torch.nn import functional as F
 
+Device = torch.device
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -351,7 +352,8 @@ class TrainingNet(NeuralNet):
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        nn.utils.clip_grad_norm_(self.module_.parameters(), _CLIP_NORM)
+        parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
         self.scaler_.step(self.optimizer_)
         self.scaler_.update()
         return step
