@@ -25,6 +25,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from . import _sequences, _training
 from ._network import CNNLSTM, POOLINGS
 
+_CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
@@ -63,6 +64,8 @@ def auto_sizes(n_samples, sample_shape):
 class _BaseCNNLSTM(BaseEstimator):
     """What the classifier and the regressor share: everything but the meaning of y.
 
+    conv_bank : int, default=0
+        Frozen dilated kernels (MiniRocket's) beside the learned filters of the CNN; 0: none.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -131,6 +134,7 @@ class _BaseCNNLSTM(BaseEstimator):
     """
 
     _parameter_constraints = {
+        "conv_bank": [Interval(Integral, 0, None, closed="left")],
         "conv_channels": _SIZE_OR_SIZES,
         "kernel_size": _SIZE_OR_SIZES,
         "pool_size": _SIZE_OR_SIZES,
@@ -166,6 +170,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def __init__(
         self,
         *,
+        conv_bank,
         conv_channels,
         kernel_size,
         pool_size,
@@ -197,6 +202,7 @@ class _BaseCNNLSTM(BaseEstimator):
         random_state,
         verbose,
     ):
+        self.conv_bank = conv_bank
         self.conv_channels = conv_channels
         self.kernel_size = kernel_size
         self.pool_size = pool_size
@@ -347,6 +353,7 @@ class _BaseCNNLSTM(BaseEstimator):
         network = CNNLSTM(
             X.shape[1:],
             self._n_outputs(y),
+            conv_bank=self.conv_bank,
             conv_channels=self.conv_channels_,
             kernel_size=self.kernel_size_,
             pool_size=self.pool_size_,
@@ -359,6 +366,8 @@ class _BaseCNNLSTM(BaseEstimator):
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
         network.set_statistics(input_mean=mean, input_scale=_sequences.safe_scale(mean, std))
+        stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
+        network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
         self._set_target_statistics(network, y, weight, index)
         return network
 
@@ -664,6 +673,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def __init__(
         self,
         *,
+        conv_bank=0,
         conv_channels="auto",
         kernel_size="auto",
         pool_size="auto",
@@ -698,6 +708,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         verbose=0,
     ):
         super().__init__(
+            conv_bank=conv_bank,
             conv_channels=conv_channels,
             kernel_size=kernel_size,
             pool_size=pool_size,
@@ -985,6 +996,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     def __init__(
         self,
         *,
+        conv_bank=0,
         conv_channels="auto",
         kernel_size="auto",
         pool_size="auto",
@@ -1018,6 +1030,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         verbose=0,
     ):
         super().__init__(
+            conv_bank=conv_bank,
             conv_channels=conv_channels,
             kernel_size=kernel_size,
             pool_size=pool_size,

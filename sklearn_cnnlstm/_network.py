@@ -1,5 +1,7 @@
 """What the model is: a CNN reads the space inside each step, an LSTM the order of the steps, a head answers."""
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +30,7 @@ class CNNLSTM(nn.Module):
         sample_shape,
         n_outputs,
         *,
+        conv_bank,
         conv_channels,
         kernel_size,
         pool_size,
@@ -49,6 +52,10 @@ class CNNLSTM(nn.Module):
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
         cnn = make_cnn(n_channels, n_spatial)
         self.cnn = PerFrame(cnn) if n_spatial else AlongTime(cnn)
+        if conv_bank:
+            axes = sample_shape[1:-1] or sample_shape[:1]
+            bank = KernelBank(n_channels, axes, conv_bank)
+            self.cnn = Beside(self.cnn, bank, over_time=not n_spatial)
         self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
@@ -73,6 +80,11 @@ class CNNLSTM(nn.Module):
     def target_statistics(self):
         """Mean and scale of the targets as float64 arrays that hold the buffers' float32 values exactly."""
         return self.target_mean.cpu().double().numpy(), self.target_scale.cpu().double().numpy()
+
+    def calibrate(self, X):
+        """Set the thresholds of the frozen kernels by some training samples in the user's units."""
+        if isinstance(self.cnn, Beside):
+            self.cnn.calibrate((torch.as_tensor(X) - self.input_mean) / self.input_scale)
 
     def _cnn_width(self, sample_shape):
         """Filters per step, found by passing an empty batch through the CNN: a backbone need not tell its width."""
@@ -157,6 +169,92 @@ class ConvBlock(nn.Module):
         Y = self.norm(self.conv(X))
         Y = F.relu(Y + X if self.skip else Y)
         return self.pool(Y)
+
+
+class KernelBank(nn.Module):
+    """Frozen dilated kernels and how far each response is above a threshold, smoothly between 0 and 1.
+
+    The kernels are MiniRocket's (Dempster et al., KDD 2021): length 9, three weights of 2 among six of -1, a dilation
+    from 1 to an eighth of the axis, a random subset of channels. Each lies along one axis of space (or along time).
+    """
+
+    def __init__(self, n_channels, axes, n_kernels):
+        super().__init__()
+        conv = _LAYERS[len(axes)][0]
+        groups = [
+            (axis, 2**power)
+            for axis, length in enumerate(axes)
+            for power in range(max(1, ((max(length, 2) - 1) // 8).bit_length()))
+        ][:n_kernels]
+        self.convs = nn.ModuleList()
+        for i, (axis, dilation) in enumerate(groups):
+            n_filters = n_kernels // len(groups) + (i < n_kernels % len(groups))
+            size = [1] * max(len(axes), 2)
+            size[axis - len(axes)] = 9
+            layer = conv(n_channels, n_filters, size, padding="same", dilation=dilation, bias=False)
+            layer.weight.data.copy_(_kernels(n_filters, n_channels).reshape(layer.weight.shape))
+            self.convs.append(layer.requires_grad_(False))
+        self.register_buffer("threshold", torch.zeros(n_kernels))
+        self.register_buffer("softness", torch.ones(n_kernels))
+
+    def forward(self, X):  # (batch, channel, *space)
+        Y = self.responses(X).movedim(1, -1)
+        return torch.sigmoid((Y - self.threshold) / self.softness).movedim(-1, 1)  # (batch, kernel, *space)
+
+    def responses(self, X):
+        return torch.cat([conv(X) for conv in self.convs], dim=1)
+
+    def calibrate(self, X):
+        """Thresholds at quantiles of the responses to X that are spread evenly over the kernels."""
+        responses = self.responses(X).transpose(0, 1).flatten(1)  # (kernel, value)
+        n_kernels, n_values = responses.shape
+        golden = (torch.arange(1, n_kernels + 1) * 0.618034) % 1  # as MiniRocket draws its quantiles
+        ordered = responses.sort(dim=1).values
+        self.threshold.copy_(ordered.gather(1, (golden * n_values).long()[:, None])[:, 0])
+        self.softness.copy_(0.1 * responses.std(dim=1, correction=0) + 1e-6)
+
+
+def _kernels(n_filters, n_channels):
+    """(filter, channel, 9) weights: each filter one of the 84 patterns, on a random subset of the channels."""
+    patterns = torch.full((84, 9), -1.0)
+    for row, places in zip(patterns, itertools.combinations(range(9), 3), strict=True):
+        row[list(places)] = 2.0
+    rows = torch.cat([torch.randperm(84) for _ in range(-(-n_filters // 84))])[:n_filters]
+    n_used = (min(n_channels, 9) ** torch.rand(n_filters)).round()
+    ranks = torch.rand(n_filters, n_channels).argsort(dim=1).argsort(dim=1)
+    return patterns[rows][:, None, :] * (ranks < n_used[:, None])[:, :, None]
+
+
+class Beside(nn.Module):
+    """The steps of a CNN with those of a bank beside them, each kernel's share of time or space above its threshold."""
+
+    def __init__(self, cnn, bank, *, over_time):
+        super().__init__()
+        self.cnn = cnn
+        self.bank = bank
+        self.norm = nn.BatchNorm1d(len(bank.threshold))
+        self.shares = self._shares_of_time if over_time else self._shares_of_frames
+
+    def forward(self, X):  # (batch, time, *space, channel)
+        steps = self.cnn(X)  # (batch, step, filter)
+        shares = self.norm(self.shares(X, steps.shape[1]).mT).mT
+        return torch.cat([steps, shares], dim=2)
+
+    def calibrate(self, X):
+        frames = X if self.shares == self._shares_of_time else X.flatten(0, 1)
+        self.bank.calibrate(_as_image(frames.movedim(-1, 1)))
+
+    def _shares_of_time(self, X, n_steps):
+        return F.adaptive_avg_pool1d(self.bank(_as_image(X.mT)).flatten(2), n_steps).mT
+
+    def _shares_of_frames(self, X, n_steps):
+        frames = self.bank(_as_image(X.flatten(0, 1).movedim(-1, 1)))
+        return frames.flatten(2).mean(2).unflatten(0, X.shape[:2])
+
+
+def _as_image(X):
+    """(batch, channel, length) as an image one pixel high, anything else as it is."""
+    return X.unsqueeze(2) if X.ndim == 3 else X
 
 
 class LSTMStack(nn.Module):

@@ -6,6 +6,7 @@ import dis
 import inspect
 import math
 import mmap
+import signal
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import Dataset
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,7 +103,7 @@ def _switches(device, deterministic):
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
-class Samples(torch.utils.data.Dataset):
+class Samples(Dataset):
     """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole."""
 
     def __init__(self, X, y, sample_weight=None, index=None):
@@ -427,6 +429,7 @@ class TrainingNet(NeuralNet):
     # asking the network
 
     def forward_iter(self, X, training=False, device="cpu"):
+        self._set_training(training)
         if isinstance(X, Samples):
             X = X.X
         for output in self._passes(self.module_, X):
@@ -489,8 +492,8 @@ class TrainingNet(NeuralNet):
     def epochs(self):
         """The history as a DataFrame with a row per epoch."""
         history = pd.DataFrame([{k: v for k, v in row.items() if k != "batches"} for row in self.history])
-        kept = [name for name in history if not name.endswith(_BOOKKEEPING)]
-        return history[kept].rename(columns={"dur": "seconds"})
+        scores = [name for name in history if not name.endswith(_BOOKKEEPING) and name not in ("epoch", "lr", "dur")]
+        return history[["epoch", *scores, "lr", "dur"]].rename(columns={"dur": "seconds"})
 
     def settled(self, device):
         """Self, its weights moved to `device` if they were just unpickled and this machine has it."""
@@ -595,4 +598,6 @@ def _raised_by_code(interrupt):
     trace = interrupt.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
+    if trace.tb_frame.f_code is getattr(signal.getsignal(signal.SIGINT), "__code__", None):
+        return False
     return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
