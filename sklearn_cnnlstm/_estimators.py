@@ -277,7 +277,7 @@ class _BaseCNNLSTM(BaseEstimator):
             elif y_val is not None or sample_weight_val is not None:
                 raise ValueError("y_val or sample_weight_val was passed without X_val; expected X_val beside it.")
             elif self.early_stopping_:
-                train_index, valid_index = self._inner_split(X, y, groups, random_state)
+                train_index, valid_index = self._inner_split(y, weight, groups, random_state)
                 valid = X, y, weight, valid_index
             else:
                 train_index, valid = np.arange(len(X)), None
@@ -430,7 +430,11 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _check_X(self, X, *, reset):
         """X as a finite canonical array; sets, or compares with, what fit saw."""
+        has_names = hasattr(X, "columns")
+        if has_names:  # first, as columns of other names are often full of NaN
+            validate_data(self, X, reset=reset, skip_check_array=True)
         array = check_array(_sequences.to_array(X), dtype="numeric", allow_nd=True, estimator=self, input_name="X")
+        _sequences.check_range(array)
         if reset:
             _sequences.check_shape(array, self.input_shape)
             self._n_axes = array.ndim
@@ -439,9 +443,8 @@ class _BaseCNNLSTM(BaseEstimator):
                 f"X has {array.ndim} dimensions, but {type(self).__name__} was fitted with X of {self._n_axes}."
             )
         if array.ndim == 2:
-            validate_data(self, X if hasattr(X, "columns") else array, reset=reset, skip_check_array=True)
-            if reset:
-                _sequences.check_shape(array, self.input_shape)
+            if not has_names:
+                validate_data(self, array, reset=reset, skip_check_array=True)
             return self._fit_shape(_sequences.canonical(array, layout=self.layout, input_shape=self.input_shape), reset)
         canonical = _sequences.canonical(array, layout=self.layout)
         if reset:
@@ -480,14 +483,14 @@ class _BaseCNNLSTM(BaseEstimator):
             raise ValueError(f"{name} is zero for all {len(weight)} samples; expected at least one non-zero number.")
         return weight
 
-    def _inner_split(self, X, y, groups, random_state):
-        """Row numbers to train on and to validate on."""
-        n_samples, fraction = len(X), self.validation_fraction
+    def _inner_split(self, y, weight, groups, random_state):
+        """Row numbers to train on and to validate on, out of those that have weight."""
+        rows = _weighted_rows(np.arange(len(y)), weight)
+        n_samples, fraction = len(rows), self.validation_fraction
         if groups is not None:
-            check_consistent_length(X, groups)
+            check_consistent_length(y, groups)
             groups = np.asarray(groups)
         if self.validation_order == "last":
-            rows = np.arange(n_samples)
             cut = n_samples - math.ceil(fraction * n_samples)
             train, valid = rows[:cut], rows[cut:]
             if groups is not None:  # a group that reaches into the last part is not trained on
@@ -498,7 +501,7 @@ class _BaseCNNLSTM(BaseEstimator):
                     "smaller fraction, or early_stopping=False."
                 )
             return train, valid
-        labels = self._stratify(y)
+        labels = self._stratify(y[rows])
         if groups is None:
             split = ShuffleSplit if labels is None else StratifiedShuffleSplit
             splitter = split(1, test_size=fraction, random_state=random_state)
@@ -506,7 +509,8 @@ class _BaseCNNLSTM(BaseEstimator):
             splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
         else:
             splitter = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=random_state)
-        return next(splitter.split(np.zeros(n_samples), labels, groups))
+        train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
+        return rows[train], rows[valid]
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,15 @@ def check_shape(X, input_shape):
         raise ValueError(f"X has samples of shape {X.shape[1:]}, but input_shape is {tuple(input_shape)}.")
 
 
+def check_range(X):
+    """An error if a value of X is too large for float32, in which networks compute."""
+    largest = np.finfo(np.float32).max
+    if X.size and X.dtype.kind == "f" and X.dtype.itemsize > 4 and (X.max() > largest or X.min() < -largest):
+        raise ValueError(
+            "Input X contains a value too large for dtype('float32'); expected X scaled to less than 3e38."
+        )
+
+
 def channel_statistics(X, index, sample_weight=None):
     """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64."""
     n_channels = X.shape[-1]

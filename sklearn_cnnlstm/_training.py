@@ -146,9 +146,9 @@ class _Batches:
     def __iter__(self):
         n = len(self.samples)
         order = torch.randperm(n) if self.shuffle else torch.arange(n)
-        if n == 1 and self.shuffle:
-            order = order.repeat(2)  # batch norm needs two values; a sample and its copy have the sample's loss
         batches = order.tensor_split(self.n_batches)
+        if self.shuffle:  # batch norm needs two values; a sample and its copy have the sample's loss
+            batches = [rows if len(rows) > 1 else rows.repeat(2) for rows in batches]
         return _ahead(self.take, batches) if self.reads_ahead else map(self.take, batches)
 
     def take(self, rows):
