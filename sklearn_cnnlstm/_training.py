@@ -27,7 +27,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 _CLIP_NORM = 1.0
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
-_PASS_VALUES = 2**17  # values of X in one inference pass: activations of 64 filters take some 100 MB
+_PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
+_PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
 _CONVERT_BYTES = 256 * 2**20
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
@@ -589,8 +590,8 @@ def _free_memory(device):
 
 
 def _rows_per_pass(X):
-    steps = math.prod(X.shape[1:-1])
-    return max(1, _PASS_VALUES // max(steps, X.shape[-1]))
+    positions = _PASS_PIXELS if X.ndim >= 5 else _PASS_POSITIONS
+    return max(1, positions // max(math.prod(X.shape[1:-1]), X.shape[-1]))
 
 
 def _raised_by_code(interrupt):
