@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import itertools
 import math
 import textwrap
 import warnings
@@ -19,6 +20,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedG
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -363,6 +365,7 @@ class _BaseCNNLSTM(BaseEstimator):
             pooling=_check_pooling(self.pooling),
             dropout=self.dropout,
             backbone=self.backbone,
+            quantiles=getattr(self, "quantiles_", ()),
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
         network.set_statistics(input_mean=mean, input_scale=_sequences.safe_scale(mean, std))
@@ -918,9 +921,27 @@ def _missing_y(estimator):
     return f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
 
 
+def _check_quantiles(quantiles):
+    """The quantiles to learn as a tuple of float."""
+    if not all(isinstance(q, Real) and 0 < q < 1 for q in quantiles):
+        raise ValueError(f"quantiles={quantiles!r}; expected numbers between 0 and 1, both excluded.")
+    if any(low >= high for low, high in itertools.pairwise(quantiles)):
+        raise ValueError(f"quantiles={quantiles!r}; expected numbers that increase.")
+    if 0.5 not in quantiles:
+        raise ValueError(f"quantiles={quantiles!r}; expected 0.5 among them, the median, which predict gives.")
+    return tuple(float(q) for q in quantiles)
+
+
+def _learns_quantiles(regressor):
+    return regressor.loss == "quantile"
+
+
 @_documented("""
-    loss : "squared_error", "absolute_error" or "huber", default="squared_error"
-        Loss of a target in units of its standard deviation; "huber" turns linear at 1.
+    loss : "squared_error", "absolute_error", "huber" or "quantile", default="squared_error"
+        Loss of a target in units of its standard deviation; "huber" turns linear at 1, "quantile" is the pinball loss.
+    quantiles : tuple of float, default=(0.05, 0.5, 0.95)
+        What loss="quantile" learns: increasing numbers between 0 and 1, 0.5 among them, as `predict` gives the median
+        and `predict_quantiles` all. Other losses do not read it.
     """)
 class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     """Regressor of sequences: a CNN reads each step, an LSTM their order.
@@ -955,6 +976,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         Column names, if X was a DataFrame whose names are strings.
     input_shape_ : tuple of int
         (n_timesteps, *spatial, n_channels) of a training sample.
+    quantiles_ : tuple of float
+        The last axis of `predict_quantiles`; empty unless loss="quantile".
     n_epochs_, best_epoch_ : int
         Epochs trained, and the one whose weights were kept.
     history_ : DataFrame
@@ -981,6 +1004,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
 
     X. Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", NIPS 2015.
 
+    V. Chernozhukov et al., "Quantile and probability curves without crossing", Econometrica 78(3), 2010.
+
     Examples
     --------
     >>> import numpy as np
@@ -994,7 +1019,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     """
 
     _parameter_constraints = _BaseCNNLSTM._parameter_constraints | {
-        "loss": [StrOptions({"squared_error", "absolute_error", "huber"})],
+        "loss": [StrOptions({"squared_error", "absolute_error", "huber", "quantile"})],
+        "quantiles": [tuple, list],
     }
 
     def __init__(
@@ -1027,6 +1053,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         layout=None,
         input_shape=None,
         loss="squared_error",
+        quantiles=(0.05, 0.5, 0.95),
         device="auto",
         precision="auto",
         deterministic=False,
@@ -1067,6 +1094,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             verbose=verbose,
         )
         self.loss = loss
+        self.quantiles = quantiles
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -1102,12 +1130,34 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         Returns
         -------
         y : ndarray of shape (n_samples, ...)
-            In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats).
+            In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats);
+            with loss="quantile" the median.
         """
+        answers = self._answers(X)
+        return answers[..., self.quantiles_.index(0.5) if self.quantiles_ else 0]
+
+    @available_if(_learns_quantiles)
+    def predict_quantiles(self, X):
+        """Predict the quantiles of each target; available with loss="quantile".
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+
+        Returns
+        -------
+        quantiles : ndarray of shape (n_samples, ..., n_quantiles)
+            What `predict` returns with a last axis in the order of `quantiles_`, along which values never fall.
+        """
+        return self._answers(X)
+
+    def _answers(self, X):
+        """Targets in the user's units and shape, with a last axis of quantiles, or of length 1."""
         outputs = self._ask("outputs", X)
         mean, scale = self.net_.module_.target_statistics()
-        y = outputs * scale + mean
-        return y.reshape(-1, *self._target_shape).astype(self._target_dtype, copy=False)
+        y = outputs.reshape(*outputs.shape[:2], -1) * scale[:, np.newaxis] + mean[:, np.newaxis]
+        return y.reshape(-1, *self._target_shape, y.shape[-1]).astype(self._target_dtype, copy=False)
 
     def score(self, X, y, sample_weight=None):
         """Coefficient of determination R2 of the prediction, averaged over the outputs.
@@ -1140,12 +1190,19 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         check_consistent_length(X, y)
         if 0 in y.shape[1:]:
             raise ValueError(f"y has an empty axis in shape {y.shape}; expected at least one target per sample.")
+        quantiles = _check_quantiles(self.quantiles) if self.loss == "quantile" else ()
         if reset:
+            self.quantiles_ = quantiles
             self._target_shape = y.shape[1:]
             self._target_dtype = y.dtype if y.dtype.kind == "f" else np.dtype(np.float32)
         elif y.shape[1:] != self._target_shape:
             raise ValueError(
                 f"y has targets of shape {y.shape[1:]}, but {type(self).__name__} was fitted with {self._target_shape}."
+            )
+        if quantiles != self.quantiles_:
+            raise ValueError(
+                f"quantiles={quantiles}, but {type(self).__name__} was fitted with {self.quantiles_}; a network that "
+                "is trained further keeps them (loss other than 'quantile': none)."
             )
         return y.reshape(len(y), -1).astype(np.float64)
 
@@ -1164,7 +1221,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         network.set_statistics(target_mean=mean, target_scale=_sequences.safe_scale(mean, std))
 
     def _loss(self):
-        return _training.SampleLoss(self.loss)
+        return _training.SampleLoss(self.loss, quantiles=self.quantiles_)
 
     def _loss_weight(self, y, weight):
         return weight

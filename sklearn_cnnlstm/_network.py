@@ -40,6 +40,7 @@ class CNNLSTM(nn.Module):
         pooling,
         dropout,
         backbone=None,
+        quantiles=(),
     ):
         super().__init__()
         n_channels = sample_shape[-1]
@@ -60,7 +61,7 @@ class CNNLSTM(nn.Module):
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
         self.head = nn.Sequential(
-            nn.LayerNorm(self.n_features), nn.Dropout(dropout), nn.Linear(self.n_features, n_outputs)
+            nn.LayerNorm(self.n_features), nn.Dropout(dropout), make_output(self.n_features, n_outputs, quantiles)
         )
 
     def embed(self, X):  # (batch, time, *space, channel)
@@ -102,6 +103,25 @@ class CNNLSTM(nn.Module):
         if steps.ndim != 3:
             raise ValueError(f"backbone made {steps.ndim} axes of X of shape {tuple(X.shape)}; {_BACKBONE_GIVES}")
         return steps.shape[-1]
+
+
+def make_output(n_features, n_outputs, quantiles=()):
+    """The last layer: a number per output, or one per output and quantile."""
+    return Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
+
+
+class Quantiles(nn.Module):
+    """Quantiles of each output, put in order: sorting never raises the pinball loss (Chernozhukov et al., 2010)."""
+
+    def __init__(self, n_features, n_outputs, quantiles):
+        super().__init__()
+        self.linear = nn.Linear(n_features, n_outputs * len(quantiles))
+        self.unflatten = nn.Unflatten(-1, (n_outputs, len(quantiles)))
+        normal = torch.special.ndtri(torch.tensor(quantiles))
+        self.linear.bias.data.copy_(normal.repeat(n_outputs))  # targets are standardised: start from their spread
+
+    def forward(self, X):  # (..., feature)
+        return self.unflatten(self.linear(X)).sort(-1).values  # (..., output, quantile)
 
 
 class AlongTime(nn.Module):

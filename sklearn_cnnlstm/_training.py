@@ -217,10 +217,11 @@ def _to_accelerator(samples, device):
 class SampleLoss(nn.Module):
     """One loss per sample, averaged over its outputs."""
 
-    def __init__(self, name, label_smoothing=0.0):
+    def __init__(self, name, label_smoothing=0.0, quantiles=()):
         super().__init__()
         self.name = name
         self.label_smoothing = label_smoothing
+        self.quantiles = quantiles
         self.function = getattr(self, "_" + name)
 
     def forward(self, output, y):
@@ -241,6 +242,8 @@ class SampleLoss(nn.Module):
     def decide(self, output):
         if self.name == "cross_entropy":
             return output.argmax(1)
+        if self.name == "quantile":
+            return output[..., self.quantiles.index(0.5)]
         return output > 0.5 if self.name == "binary_cross_entropy" else output
 
     def _cross_entropy(self, output, y):
@@ -258,6 +261,12 @@ class SampleLoss(nn.Module):
 
     def _huber(self, output, y):
         return F.huber_loss(output, y, reduction="none").mean(1)
+
+    def _quantile(self, output, y):
+        """Pinball loss of output (sample, target, quantile)."""
+        above = y.unsqueeze(-1) - output
+        share = output.new_tensor(self.quantiles)
+        return torch.maximum(share * above, (share - 1) * above).mean((1, 2))
 
 
 # -- the skorch net ------------------------------------------------------------------------------------------------
@@ -445,7 +454,7 @@ class TrainingNet(NeuralNet):
         return self.criterion_.decide(self.predict_proba(X))
 
     def outputs(self, X):
-        """Raw outputs of the network for canonical X, as float32 (sample, output)."""
+        """Raw outputs of the network for canonical X, as float32 (sample, output[, quantile])."""
         return self._collect(self.module_, X)
 
     def embed(self, X):
@@ -457,7 +466,7 @@ class TrainingNet(NeuralNet):
         start = 0
         for part in self._passes(function, X):
             if result is None:
-                result = np.empty((len(X), part.shape[1]), dtype=np.float32)
+                result = np.empty((len(X), *part.shape[1:]), dtype=np.float32)
             result[start : start + len(part)] = part.cpu().numpy()
             start += len(part)
         return result
