@@ -132,7 +132,7 @@ class _BaseCNNLSTM(BaseEstimator):
     random_state : int, RandomState or None, default=None
         Seed of weights, order of samples, dropout and inner split.
     verbose : int, default=0
-        1 prints a row per epoch.
+        1 shows one line with epochs, losses, score and time left, on a terminal only; 2 prints a row per epoch.
     """
 
     _parameter_constraints = {
@@ -413,13 +413,9 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _commit(self, net, *, best_epoch=None, goes_on=False):
         history = net.epochs()
-        if not np.isfinite(history["train_loss"].iloc[-1]):
-            warnings.warn(
-                f"Training diverged: the loss is {history['train_loss'].iloc[-1]} after epoch {len(history)}. Lower lr "
-                f"(now {self.lr}) or scale the targets.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+        trouble = self._trouble(history, best_epoch)
+        if trouble:
+            warnings.warn(trouble, ConvergenceWarning, stacklevel=4)
         earlier = self.n_epochs_ if goes_on else 0
         if goes_on:
             history["epoch"] += earlier
@@ -428,6 +424,22 @@ class _BaseCNNLSTM(BaseEstimator):
         self.history_ = history
         self.n_epochs_ = len(history)
         self.best_epoch_ = earlier + best_epoch if best_epoch else len(history)
+
+    def _trouble(self, history, best_epoch):
+        """What a ConvergenceWarning has to say about a training, or None."""
+        n_epochs = len(history)
+        if not np.isfinite(history["train_loss"].iloc[-1]):
+            return (
+                f"Training diverged: the loss is {history['train_loss'].iloc[-1]} after epoch {n_epochs}. Lower lr "
+                f"(now {self.lr}) or scale the targets."
+            )
+        was_cut = best_epoch and n_epochs == self.max_epochs_ and n_epochs - best_epoch < self.n_iter_no_change
+        if was_cut and not _is_auto(self.max_epochs):
+            return (
+                f"max_epochs={self.max_epochs} ended the training before early stopping could: epoch {best_epoch} was "
+                f"the best and n_iter_no_change is {self.n_iter_no_change}. Raise max_epochs or set it to 'auto'."
+            )
+        return None
 
     # -- validation of what users pass -----------------------------------------------------------------------------
 

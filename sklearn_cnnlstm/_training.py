@@ -6,7 +6,9 @@ import dis
 import inspect
 import math
 import mmap
+import multiprocessing
 import signal
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 Device = torch.device
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -562,12 +565,46 @@ def early_stopping(monitor, *, patience, tol):
     )
 
 
+class ProgressLine(Callback):
+    """One line on a terminal that follows a fit: epochs, time left, losses and score."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_before_ = len(net.history)
+        self.line_ = _Line(total=net.max_epochs, unit="epoch", file=sys.stderr)
+
+    def on_epoch_end(self, net, **kwargs):
+        self._show(net)
+
+    def on_train_end(self, net, **kwargs):
+        self._show(net)  # the last epoch, after which early stopping lets no other callback speak
+        self.line_.close()
+        del self.line_
+
+    def _show(self, net):
+        row = net.history[-1]
+        numbers = {name: row[name] for name in ("train_loss", "valid_loss", "valid_score") if name in row}
+        self.line_.set_postfix(numbers, refresh=False)
+        self.line_.update(len(net.history) - self.n_before_ - self.line_.n)
+
+
+class _Line(tqdm):
+    monitor_interval = 0  # no thread of tqdm's own
+
+
+def _is_watched():
+    """Whether there is a terminal, and this fit is not one of several at a time."""
+    alone = multiprocessing.current_process().name == "MainProcess"
+    return alone and threading.current_thread() is threading.main_thread() and sys.stderr.isatty()
+
+
 def _say_nothing(text):
     pass
 
 
-def build_net(module, *, loss, optimizer, device, callbacks, **settings):
+def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings):
     """A skorch net around a network instance."""
+    if verbose == 1 and _is_watched():
+        callbacks = [*callbacks, ProgressLine()]
     return TrainingNet(
         module,
         criterion=loss,
@@ -575,6 +612,7 @@ def build_net(module, *, loss, optimizer, device, callbacks, **settings):
         device=str(device),
         callbacks=callbacks,
         train_split=None,
+        verbose=int(verbose > 1),
         **settings,
     )
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+os.environ["MPLBACKEND"] = "Agg"  # figures without a screen, also where there is one
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 

@@ -1,15 +1,20 @@
 """`net_` is a skorch net: its callbacks and history work, and it trains as a plain torch loop does."""
 
 import copy
+import io
 import math
 import pickle
 import signal
+import sys
+import threading
 
 import numpy as np
 import pytest
 import skorch
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, roc_auc_score
 from skorch.callbacks import (
     BatchScoring,
@@ -146,18 +151,77 @@ def test_history_has_the_validation_loss_and_score():
     assert model.history_["valid_score"].between(0, 1).all()
 
 
-def test_verbose_prints_a_row_per_epoch(capsys):
+def test_verbose_2_prints_a_row_per_epoch(capsys):
     X, y = slopes()
-    classifier(verbose=1, max_epochs=3).fit(X, y)
+    classifier(verbose=2, max_epochs=3).fit(X, y)
     lines = capsys.readouterr().out.strip().splitlines()
     assert {"epoch", "train_loss", "lr"} <= set(lines[0].split())
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_verbose_1_shows_one_line_on_a_terminal(monkeypatch):
+    X, y = slopes()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    model = classifier(verbose=1, early_stopping=True, scoring="accuracy", n_iter_no_change=2, max_epochs=50).fit(X, y)
+    written = sys.stderr.getvalue()
+    assert written.count("\n") == 1
+    last = written.split("\r")[-1]
+    score = model.history_["valid_score"].iloc[-1]
+    assert f"{model.n_epochs_}/50" in last
+    assert f"valid_score={score:.3g}" in last
+
+
+def test_verbose_1_is_quiet_without_a_terminal_and_beside_other_fits(capsys, monkeypatch):
+    X, y = slopes()
+    classifier(verbose=1, max_epochs=1).fit(X, y)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    thread = threading.Thread(target=classifier(verbose=1, max_epochs=1).fit, args=(X, y))
+    thread.start()
+    thread.join()
+    assert sys.stderr.getvalue() == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_net_that_showed_its_progress_clones_and_pickles(monkeypatch):
+    X, y = slopes()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    model = classifier(verbose=1, max_epochs=1).fit(X, y)
+    clone(model.net_)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
 
 
 def test_fit_prints_nothing_unless_asked(capsys):
     X, y = slopes()
     classifier(early_stopping=True, n_iter_no_change=1).fit(X, y)
     assert capsys.readouterr() == ("", "")
+
+
+# -- convergence ---------------------------------------------------------------------------------------------------
+
+
+def test_max_epochs_that_ends_before_early_stopping_could_is_a_warning():
+    X, y = slopes()
+    with pytest.warns(ConvergenceWarning, match="max_epochs=4 ended the training before early stopping could"):
+        classifier(early_stopping=True, max_epochs=4, n_iter_no_change=4).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"early_stopping": True, "max_epochs": 50, "n_iter_no_change": 2},  # it stopped
+        {"early_stopping": True, "max_epochs": "auto", "n_iter_no_change": 100},  # the package's own choice
+        {"early_stopping": False, "max_epochs": 4},
+    ],
+)
+def test_other_ends_of_training_warn_of_nothing(params, recwarn):
+    X, y = slopes()
+    classifier(**params).fit(X, y)
+    assert not [warning for warning in recwarn if warning.category is ConvergenceWarning]
 
 
 # -- skorch's callbacks --------------------------------------------------------------------------------------------

@@ -1,0 +1,6 @@
+"""Look into a fitted estimator: how it was trained, what it is made of, what it looked at."""
+
+from ._history import TrainingHistoryDisplay
+from ._summary import summary
+
+__all__ = ["TrainingHistoryDisplay", "summary"]
