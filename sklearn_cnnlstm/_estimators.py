@@ -250,7 +250,7 @@ class _BaseCNNLSTM(BaseEstimator):
         ----------
         X : array-like of 2 to 6 dimensions
             (n_samples, n_timesteps, *spatial, n_channels), its axes in the order of `layout`, or
-            (n_samples, n_features): see the class.
+            (n_samples, n_features): see the class. Arrays of h5py, zarr, dask or xarray are read batch by batch.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -329,6 +329,7 @@ class _BaseCNNLSTM(BaseEstimator):
                 if first:
                     net = self._build_net(self._build_network(X, y, weight, index), callbacks=[]).initialize()
                 else:
+                    _sequences.read_through(X, index)
                     net = self.net_.settled(self.device_)
                 train = _training.Samples(X, self._encode(y, net.module_), self._loss_weight(y, weight), index)
                 net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
@@ -448,8 +449,9 @@ class _BaseCNNLSTM(BaseEstimator):
         has_names = hasattr(X, "columns")
         if has_names:  # first, as columns of other names are often full of NaN
             validate_data(self, X, reset=reset, skip_check_array=True)
-        array = check_array(_sequences.to_array(X), dtype="numeric", allow_nd=True, estimator=self, input_name="X")
-        _sequences.check_range(array)
+        array = _sequences.to_array(X)
+        is_stream = isinstance(array, _sequences.Rows)
+        array = array.mapped(self._check_values) if is_stream else self._check_values(array)
         if reset:
             _sequences.check_shape(array, self.input_shape)
             self._n_axes = array.ndim
@@ -466,6 +468,12 @@ class _BaseCNNLSTM(BaseEstimator):
             self.n_features_in_ = canonical.shape[-1]
             vars(self).pop("feature_names_in_", None)
         return self._fit_shape(canonical, reset)
+
+    def _check_values(self, X):
+        """X as a numeric array that is finite in float32 too."""
+        array = check_array(X, dtype="numeric", allow_nd=True, estimator=self, input_name="X")
+        _sequences.check_range(array)
+        return array
 
     def _fit_shape(self, X, reset):
         if reset:

@@ -1,7 +1,9 @@
 """What users pass, as arrays (sample, time, *space, channel) in the user's numeric dtype, not copied."""
 
+import copy
 import math
 import numbers
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +13,10 @@ _CHUNK_BYTES = 16 * 2**20
 
 def to_array(X):
     """X itself, or what it holds where that is not yet an array; ragged input is named as such."""
+    if _is_stream(X):
+        n_samples, *shape = X.shape
+        is_small = n_samples * math.prod(shape) * np.dtype(X.dtype).itemsize <= _CHUNK_BYTES
+        return np.asarray(X[0:n_samples]) if is_small else Rows(X)
     if hasattr(X, "detach"):  # a torch.Tensor, which this module need not import
         if X.device.type != "cpu":
             raise TypeError(f"X is a torch.Tensor on {X.device}; expected one on the cpu: pass X.cpu().")
@@ -27,6 +33,87 @@ def to_array(X):
         if is_object and len(shapes) == len(X) and shapes and shapes[0]:
             return np.stack(X)
     return X
+
+
+def _is_stream(X):
+    """Whether X is an array that lies elsewhere (HDF5, zarr, xarray): told by what it can do, nothing is imported."""
+    known = isinstance(X, np.ndarray | Rows) or hasattr(X, "detach")  # a torch.Tensor is an array that is here
+    frame_or_sparse = hasattr(X, "iloc") or hasattr(X, "nnz")
+    if known or frame_or_sparse or not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
+        return False
+    return len(X.shape) >= 2
+
+
+class Rows:
+    """Rows of an array that lies elsewhere, read when numpy asks for them: `np.asarray(rows[3:7])` reads four.
+
+    A selection of rows is Rows again; `mapped(function)` applies a function to each block of rows that is read.
+    """
+
+    def __init__(self, source, functions=()):
+        self._source = source
+        self._functions = functions
+        self._index = np.arange(source.shape[0])
+        like = self._apply(np.zeros((min(1, len(self)), *source.shape[1:]), dtype=source.dtype))
+        self._row_shape, self.dtype = like.shape[1:], like.dtype
+
+    def mapped(self, function):
+        mapped = Rows(self._source, (*self._functions, function))
+        mapped._index = self._index
+        return mapped
+
+    @property
+    def shape(self):
+        return len(self), *self._row_shape
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self):
+        return self.size * self.dtype.itemsize
+
+    def __len__(self):
+        return len(self._index)
+
+    def __getitem__(self, key):
+        selected = copy.copy(self)
+        selected._index = np.atleast_1d(self._index[key])
+        return selected if np.ndim(self._index[key]) else np.asarray(selected)[0]
+
+    def __array__(self, dtype=None, copy=None):
+        if len(self) == 0:
+            return np.empty(self.shape, dtype or self.dtype)
+        rows, places = np.unique(self._index, return_inverse=True)  # h5py takes indices that grow, each once
+        first, span = rows[0], rows[-1] - rows[0] + 1
+        if span <= 2 * len(rows):  # one slice is many times as fast as a list of rows that lie close together
+            rows, places = slice(first, first + span), self._index - first
+        block = np.asarray(self._source[rows])
+        in_order = len(places) == len(block) and (places == np.arange(len(block))).all()
+        return np.asarray(self._apply(block if in_order else block[places]), dtype=dtype)
+
+    def _apply(self, block):
+        for function in self._functions:
+            block = function(block)
+        return block
+
+
+def read_through(X, index):
+    """Read the rows `index` of a stream once in blocks: what is wrong with them is found before they are used."""
+    if isinstance(X, Rows):
+        for part in _blocks(X, index):
+            np.asarray(X[part])
+
+
+def _blocks(X, index):
+    """The row numbers `index` in parts whose rows are some 16 MB in float64."""
+    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
+    return (index[start : start + rows] for start in range(0, len(index), rows))
 
 
 def check_layout(layout, n_axes):
@@ -49,6 +136,8 @@ def canonical(X, *, layout=None, input_shape=None):
 
     Without `input_shape` a 2-D X is one channel whose columns are the steps.
     """
+    if isinstance(X, Rows):
+        return X.mapped(partial(canonical, layout=layout, input_shape=input_shape))
     if X.ndim == 2:
         if input_shape is None:
             if layout is not None:
@@ -97,13 +186,11 @@ def check_range(X):
 def channel_statistics(X, index, sample_weight=None):
     """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64."""
     n_channels = X.shape[-1]
-    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
     total = 0.0
     mean = np.zeros(n_channels)
     squares = np.zeros(n_channels)
     axes = tuple(range(X.ndim - 1))
-    for start in range(0, len(index), rows):
-        part = index[start : start + rows]
+    for part in _blocks(X, index):
         chunk = np.asarray(X[part], dtype=np.float64)
         weight = np.ones(len(part)) if sample_weight is None else sample_weight[part]
         values = weight.sum() * math.prod(chunk.shape[1:-1])

@@ -108,7 +108,10 @@ def _switches(device, deterministic):
 
 
 class Samples(Dataset):
-    """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole."""
+    """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole.
+
+    X is an array, or rows that lie elsewhere and are read when numpy asks for them.
+    """
 
     def __init__(self, X, y, sample_weight=None, index=None):
         self.index = np.arange(len(X)) if index is None else index
@@ -142,7 +145,7 @@ class _Batches:
         self.weight = None if samples.weight is None else samples.weight.to(device)
         self.resident = _to_accelerator(samples, device)
         self.X = None if self.resident is not None else _castable(samples.all_X)
-        self.reads_ahead = self.resident is None and self.X.nbytes > _CONVERT_BYTES and _is_on_disk(self.X)
+        self.reads_ahead = self.resident is None and _pays_to_read_ahead(self.X)
 
     def __len__(self):
         return self.n_batches
@@ -178,6 +181,12 @@ def _ahead(function, items):
             yield coming.result()
 
 
+def _pays_to_read_ahead(X):
+    if not isinstance(X, np.ndarray):  # rows of HDF5, zarr, ...: each batch is a read
+        return True
+    return X.nbytes > _CONVERT_BYTES and _is_on_disk(X)
+
+
 def _is_on_disk(X):
     while isinstance(X, np.ndarray):
         if isinstance(X, np.memmap):
@@ -199,7 +208,7 @@ def _batch_dtype(X):
 def _castable(X):
     """X, as a float32 copy where it needs a cast and is small: then it is cast once and not in every epoch."""
     dtype = _batch_dtype(X)
-    if X.dtype == dtype or X.size * 4 > _CONVERT_BYTES:
+    if not isinstance(X, np.ndarray) or X.dtype == dtype or X.size * 4 > _CONVERT_BYTES:
         return X
     return X.astype(dtype)
 
@@ -208,10 +217,16 @@ def _to_accelerator(samples, device):
     """The samples as one tensor on an accelerator with room for them, else None."""
     if device.type != "cuda":
         return None
+    X = samples.all_X
     free, _ = torch.cuda.mem_get_info(device)
-    if samples.all_X.nbytes * 4 // samples.all_X.itemsize > _RESIDENT_SHARE * free:
+    if X.size * 4 > _RESIDENT_SHARE * free:
         return None
-    return to_batch(samples.X, device)
+    if isinstance(X, np.ndarray):
+        return to_batch(samples.X, device)
+    resident = to_batch(X[:0], device).new_empty((len(samples), *X.shape[1:]))
+    for rows in np.array_split(np.arange(len(samples)), math.ceil(X.size * 4 / _CONVERT_BYTES)):
+        resident[rows[0] : rows[-1] + 1] = to_batch(samples.X[rows], device)
+    return resident
 
 
 # -- losses --------------------------------------------------------------------------------------------------------
