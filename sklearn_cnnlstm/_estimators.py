@@ -25,18 +25,19 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from . import _sequences, _training
-from ._network import CNNLSTM, POOLINGS
+from ._network import NETWORKS, POOLINGS
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
 
-def auto_sizes(n_samples, sample_shape):
+def auto_sizes(n_samples, sample_shape, target="sample"):
     """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
-    the side of an image to 4. Every size gets at least 10 passes over the data.
+    the side of an image to 4; where each step has a target, time is not pooled. Every size gets at least 10 passes over
+    the data.
     """
     n_timesteps, *space, _ = sample_shape
     side = max(space, default=n_timesteps)
@@ -47,7 +48,8 @@ def auto_sizes(n_samples, sample_shape):
     kernel_size = tuple(min(k, 2 * side - 1) for k in ((3, 3, 3) if is_image else (9, 5, 3)))
     pool_size, length = [], side
     for _ in conv_channels:
-        pool_size.append(1 if length <= (4 if space else 32) else 2 if length <= 1024 else 4)
+        keeps_length = length <= (4 if space else 32) or (target == "step" and not space)
+        pool_size.append(1 if keeps_length else 2 if length <= 1024 else 4)
         length = math.ceil(length / pool_size[-1])
 
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
@@ -122,6 +124,10 @@ class _BaseCNNLSTM(BaseEstimator):
         and W (space), such as "NCT" or "NTCHW". None is (n_samples, n_timesteps, *spatial, n_channels).
     input_shape : tuple of int, default=None
         Shape of one sample, in the order of `layout` without N, into which the columns of a 2-D X unfold.
+    target : "sample" or "step", default="sample"
+        What a target belongs to: a sample, or each time step (y of shape (n_samples, n_timesteps), for numbers also
+        (n_samples, n_timesteps, n_outputs), where NaN is no observation: out of the loss and the score). For "step" no
+        state is pooled, and the CNN of 3-D X keeps the steps unless `pool_size` is given.
     {task}
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
@@ -162,6 +168,7 @@ class _BaseCNNLSTM(BaseEstimator):
         "net_callbacks": [list, tuple, None],
         "layout": [str, None],
         "input_shape": [tuple, list, None],
+        "target": [StrOptions(set(NETWORKS))],
         "device": [str, _training.Device],
         "precision": [StrOptions({"auto", *_training.PRECISIONS})],
         "deterministic": ["boolean"],
@@ -198,6 +205,7 @@ class _BaseCNNLSTM(BaseEstimator):
         net_callbacks,
         layout,
         input_shape,
+        target,
         device,
         precision,
         deterministic,
@@ -230,6 +238,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.net_callbacks = net_callbacks
         self.layout = layout
         self.input_shape = input_shape
+        self.target = target
         self.device = device
         self.precision = precision
         self.deterministic = deterministic
@@ -252,7 +261,8 @@ class _BaseCNNLSTM(BaseEstimator):
             (n_samples, n_timesteps, *spatial, n_channels), its axes in the order of `layout`, or
             (n_samples, n_features): see the class. Arrays of h5py, zarr, dask or xarray are read batch by batch.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor.
+            Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor;
+            with `target="step"` as told there.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample's loss, at least 0; only ratios matter. Samples of weight 0 are left out.
         groups : array-like of shape (n_samples,), default=None
@@ -270,7 +280,7 @@ class _BaseCNNLSTM(BaseEstimator):
             goes_on = self.warm_start and hasattr(self, "net_")
             X = self._check_X(X, reset=not goes_on)
             y = self._check_y(y, X, reset=not goes_on)
-            weight = self._check_weight(sample_weight, X)
+            weight = self._check_weight(sample_weight, y)
             random_state = check_random_state(self.random_state)
             self.early_stopping_ = X_val is not None if self.early_stopping == "auto" else self.early_stopping
             if X_val is not None:
@@ -316,7 +326,7 @@ class _BaseCNNLSTM(BaseEstimator):
             first = not hasattr(self, "net_")
             X = self._check_X(X, reset=first)
             y = self._check_y(y, X, reset=first, classes=classes)
-            weight = self._check_weight(sample_weight, X)
+            weight = self._check_weight(sample_weight, y)
             index = _weighted_rows(np.arange(len(X)), weight)
             if first:
                 self._resolve(len(index), X.shape[1:])
@@ -338,7 +348,7 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _resolve(self, n_samples, sample_shape, *, keep_network=False):
         """Set `<name>_` for each parameter with an "auto" value."""
-        automatic = auto_sizes(n_samples, sample_shape)
+        automatic = auto_sizes(n_samples, sample_shape, self.target)
         resolved = {
             name: value if _is_auto(getattr(self, name)) else getattr(self, name) for name, value in automatic.items()
         }
@@ -353,7 +363,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
 
     def _build_network(self, X, y, weight, index):
-        network = CNNLSTM(
+        network = NETWORKS[self.target](
             X.shape[1:],
             self._n_outputs(y),
             conv_bank=self.conv_bank,
@@ -494,12 +504,14 @@ class _BaseCNNLSTM(BaseEstimator):
             raise ValueError("X_val was passed without y_val; expected both.")
         X = self._check_X(X_val, reset=False)
         y = self._check_y(y_val, X, reset=False)
-        return X, y, self._check_weight(sample_weight_val, X, name="sample_weight_val"), np.arange(len(X))
+        return X, y, self._check_weight(sample_weight_val, y, name="sample_weight_val"), np.arange(len(X))
 
-    def _check_weight(self, sample_weight, X, name="sample_weight"):
-        if sample_weight is None:
+    def _check_weight(self, sample_weight, y, name="sample_weight"):
+        """Weight of each sample, 0 where none of its targets was observed; None if all are alike."""
+        observed = _observed(y).reshape(len(y), -1).any(axis=1)
+        if sample_weight is None and observed.all():
             return None
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weight = _check_sample_weight(sample_weight, y, dtype=np.float64) * observed
         if (weight < 0).any():
             raise ValueError(f"{name} has negative values, the least {weight.min()}; expected values of at least 0.")
         if not weight.any():
@@ -535,6 +547,14 @@ class _BaseCNNLSTM(BaseEstimator):
         train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
         return rows[train], rows[valid]
 
+    def _check_target(self, reset):
+        if reset:
+            self._target = self.target
+        elif self.target != self._target:
+            raise ValueError(
+                f"target={self.target!r}, but {type(self).__name__} was fitted with target={self._target!r}."
+            )
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def embed(self, X):
@@ -548,7 +568,7 @@ class _BaseCNNLSTM(BaseEstimator):
         Returns
         -------
         features : ndarray of shape (n_samples, d), float32
-            The pooled states of the LSTM.
+            The pooled states of the LSTM; with `target="step"` the state of each step, (n_samples, n_timesteps, d).
         """
         return self._ask("embed", X)
 
@@ -726,6 +746,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         net_callbacks=None,
         layout=None,
         input_shape=None,
+        target="sample",
         class_weight=None,
         label_smoothing=0.1,
         device="auto",
@@ -761,6 +782,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             net_callbacks=net_callbacks,
             layout=layout,
             input_shape=input_shape,
+            target=target,
             device=device,
             precision=precision,
             deterministic=deterministic,
@@ -814,7 +836,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Labels out of `classes_`, or an indicator matrix if fit saw one.
         """
         logits = self._ask("outputs", X)
-        return (logits > 0).astype(int) if self._is_multilabel else self.classes_[logits.argmax(axis=1)]
+        return (logits > 0).astype(int) if self._is_multilabel else self.classes_[logits.argmax(axis=-1)]
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -830,7 +852,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Columns in the order of `classes_`; for multilabel y the probability of each label.
         """
         logits = self._ask("outputs", X)
-        return expit(logits) if self._is_multilabel else softmax(logits, axis=1)
+        return expit(logits) if self._is_multilabel else softmax(logits, axis=-1)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -846,7 +868,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Columns in the order of `classes_`.
         """
         logits = self._ask("outputs", X)
-        return log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=1)
+        return log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=-1)
 
     def decision_function(self, X):
         """Score of each class before it becomes a probability.
@@ -864,12 +886,40 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         logits = self._ask("outputs", X)
         if self._is_multilabel or len(self.classes_) > 2:
             return logits
-        return logits[:, -1] - logits[:, 0] if len(self.classes_) == 2 else logits[:, 0]
+        return logits[..., -1] - logits[..., 0] if len(self.classes_) == 2 else logits[..., 0]
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy: the share of samples (with `target="step"` of observed steps) whose label is predicted.
+
+        Parameters
+        ----------
+        X : array-like of the shape that fit saw
+            For 3-D X and up the number of time steps may differ.
+        y : array-like of shape (n_samples,), (n_samples, n_labels) or (n_samples, n_timesteps)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample.
+
+        Returns
+        -------
+        score : float
+            Between 0 and 1; for multilabel y all labels of a sample must be right.
+        """
+        check_is_fitted(self)
+        if self._target == "sample":
+            return super().score(X, y, sample_weight)
+        y, prediction = np.asarray(y), self.predict(X)
+        _check_same_shape(y, prediction)
+        weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
+        return float(np.average(y == prediction, weights=~pd.isna(y) * _beside(weight, y)))
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Labels as int64 codes into `classes_`, an indicator matrix as float32; sets `classes_` if asked to."""
         if y is None:
             raise ValueError(_missing_y(self))
+        self._check_target(reset)
+        if self._target != "sample":
+            return self._check_labels_with_gaps(y, X, reset=reset, classes=classes)
         y = check_array(y, ensure_2d=False, dtype=None, accept_sparse="csr", estimator=self, input_name="y")
         y = y.toarray() if issparse(y) else y
         if y.ndim == 2 and y.shape[1] == 1:
@@ -891,18 +941,48 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
                 f"y has shape {y.shape} ({kind}), but {type(self).__name__} was fitted with {len(self.classes_)} "
                 f"{'labels' if self._is_multilabel else 'classes'}."
             )
-        if is_multilabel:
-            return y.astype(np.float32)
-        unknown = np.setdiff1d(y, self.classes_)
+        return y.astype(np.float32) if is_multilabel else self._codes(y)
+
+    def _check_labels_with_gaps(self, y, X, *, reset, classes):
+        """Labels per step as int64 codes into `classes_`, -1 where there is none (NaN or None)."""
+        y = check_array(
+            y,
+            ensure_2d=False,
+            allow_nd=True,
+            dtype=None,
+            ensure_all_finite="allow-nan",
+            estimator=self,
+            input_name="y",
+        )
+        check_consistent_length(X, y)
+        _check_step_shape(y, X, n_axes=(2,))
+        observed = ~pd.isna(y)
+        labels = y[observed]
+        if labels.dtype == object:  # as gaps among integers or strings make it
+            labels = np.array(labels.tolist())
+        if len(labels) == 0:
+            raise ValueError("y has no label that is not NaN; expected at least one.")
+        check_classification_targets(labels)
+        if reset:
+            self._is_multilabel = False
+            self.classes_ = _first_classes(labels, classes)
+        codes = np.full(y.shape, -1)
+        codes[observed] = self._codes(labels)
+        return codes
+
+    def _codes(self, labels):
+        unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
             raise ValueError(f"y has the new classes {unknown.tolist()}; expected those of {self.classes_.tolist()}.")
-        return np.searchsorted(self.classes_, y).astype(np.int64)
+        return np.searchsorted(self.classes_, labels).astype(np.int64)
 
     def _decode_y(self, y):
-        return y.astype(int) if self._is_multilabel else self.classes_[y]
+        if self._is_multilabel:
+            return y.astype(int)
+        return self.classes_[y] if (y >= 0).all() else np.where(y >= 0, self.classes_[y].astype(object), np.nan)
 
     def _encode(self, y, network):
-        return y
+        return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
     def _n_outputs(self, y):
         return len(self.classes_)
@@ -912,20 +992,25 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
 
     def _loss(self):
         name = "binary_cross_entropy" if self._is_multilabel else "cross_entropy"
-        return _training.SampleLoss(name, self.label_smoothing)
+        return _training.SampleLoss(name, self.label_smoothing, per_entry=self._target != "sample")
 
     def _loss_weight(self, y, weight):
+        if self._target != "sample":
+            weight = _entry_weight(y, weight)
         if self.class_weight is None:
             return weight
         if self._is_multilabel:
             raise ValueError("class_weight is for one label per sample, but y is multilabel; use sample_weight.")
-        present = np.unique(y)
+        labels = y[y >= 0]
+        present = np.unique(labels)
         per_class = np.zeros(len(self.classes_))
-        per_class[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=self.classes_[y])
+        per_class[present] = compute_class_weight(
+            self.class_weight, classes=self.classes_[present], y=self.classes_[labels]
+        )
         return per_class[y] * (1.0 if weight is None else weight)
 
     def _stratify(self, y):
-        return None if self._is_multilabel else y
+        return None if self._is_multilabel or y.ndim > 1 else y
 
 
 def _first_classes(y, classes):
@@ -937,8 +1022,48 @@ def _first_classes(y, classes):
     return np.unique(classes)
 
 
+def _observed(y):
+    """Which entries of checked y are observations: codes of labels that are not negative, numbers that are not NaN."""
+    return y >= 0 if y.dtype.kind == "i" else ~np.isnan(y)
+
+
+def _entry_weight(y, weight):
+    """Weight of each entry of y as its sample's, 0 if it is no observation; None if all are alike."""
+    observed = _observed(y)
+    if weight is None:
+        return None if observed.all() else observed.astype(np.float32)
+    return observed * _beside(weight.astype(np.float32), y)
+
+
+def _beside(weight, y):
+    """Weights of samples with as many axes as y."""
+    return weight.reshape(-1, *[1] * (y.ndim - 1))
+
+
+def _check_step_shape(y, X, *, n_axes):
+    """An error unless y has `n_axes` axes, the first two as long as those of X."""
+    if y.shape[:2] != X.shape[:2] or y.ndim not in n_axes or 0 in y.shape:
+        n, n_timesteps = X.shape[:2]
+        expected = f"({n}, {n_timesteps})" + (f" or ({n}, {n_timesteps}, n_outputs)" if 3 in n_axes else "")
+        raise ValueError(f"y has shape {y.shape}; expected {expected} for target='step': an answer per time step.")
+
+
+def _check_same_shape(y, prediction):
+    if y.shape != prediction.shape:
+        raise ValueError(f"y has shape {y.shape}; expected {prediction.shape}, the shape of the prediction.")
+
+
 def _missing_y(estimator):
     return f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+
+
+def _statistics_of_steps(y, weight):
+    """Mean and standard deviation of each output over all observed steps."""
+    weight = np.broadcast_to(1.0 if weight is None else _beside(weight, y), y.shape) * _observed(y)
+    y, total = np.nan_to_num(y), weight.sum((0, 1))
+    total = np.where(total == 0, 1.0, total)  # an output that nobody observed
+    mean = (weight * y).sum((0, 1)) / total
+    return mean, np.sqrt((weight * (y - mean) ** 2).sum((0, 1)) / total)
 
 
 def _check_quantiles(quantiles):
@@ -1072,6 +1197,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         net_callbacks=None,
         layout=None,
         input_shape=None,
+        target="sample",
         loss="squared_error",
         quantiles=(0.05, 0.5, 0.95),
         device="auto",
@@ -1107,6 +1233,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             net_callbacks=net_callbacks,
             layout=layout,
             input_shape=input_shape,
+            target=target,
             device=device,
             precision=precision,
             deterministic=deterministic,
@@ -1176,11 +1303,15 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         """Targets in the user's units and shape, with a last axis of quantiles, or of length 1."""
         outputs = self._ask("outputs", X)
         mean, scale = self.net_.module_.target_statistics()
-        y = outputs.reshape(*outputs.shape[:2], -1) * scale[:, np.newaxis] + mean[:, np.newaxis]
-        return y.reshape(-1, *self._target_shape, y.shape[-1]).astype(self._target_dtype, copy=False)
+        outputs = outputs if self.quantiles_ else outputs[..., np.newaxis]
+        y = outputs * scale[..., np.newaxis] + mean[..., np.newaxis]
+        where = y.shape[: 2 if self._target == "step" else 1]
+        return y.reshape(*where, *self._target_shape, y.shape[-1]).astype(self._target_dtype, copy=False)
 
     def score(self, X, y, sample_weight=None):
         """Coefficient of determination R2 of the prediction, averaged over the outputs.
+
+        With `target="step"` an output's R2 is that of all its observed steps together.
 
         Parameters
         ----------
@@ -1197,54 +1328,81 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             1 for a perfect prediction, 0 for the mean of y.
         """
         y = np.asarray(y)
-        y = y.reshape(len(y), -1) if y.ndim > 2 else y
         prediction = self.predict(X)
+        if self._target != "sample":
+            return self._score_of_steps(y, prediction, sample_weight)
+        y = y.reshape(len(y), -1) if y.ndim > 2 else y
         prediction = prediction.reshape(len(prediction), -1) if prediction.ndim > 2 else prediction
         return r2_score(y, prediction, sample_weight=sample_weight)
+
+    def _score_of_steps(self, y, prediction, sample_weight):
+        _check_same_shape(y, prediction)
+        weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
+        weight = np.broadcast_to(weight[:, np.newaxis], y.shape[:2]).ravel()
+        columns = zip(y.reshape(len(weight), -1).T, prediction.reshape(len(weight), -1).T, strict=True)
+        observed = [(~np.isnan(truth), truth, guess) for truth, guess in columns]
+        return float(np.mean([r2_score(truth[o], guess[o], sample_weight=weight[o]) for o, truth, guess in observed]))
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Targets as float64 (sample, output); sets, or compares with, the shape that fit saw."""
         if y is None:
             raise ValueError(_missing_y(self))
-        y = check_array(y, ensure_2d=False, allow_nd=True, dtype="numeric", estimator=self, input_name="y")
+        self._check_target(reset)
+        y = check_array(
+            y,
+            ensure_2d=False,
+            allow_nd=True,
+            dtype="numeric",
+            ensure_all_finite=True if self._target == "sample" else "allow-nan",
+            estimator=self,
+            input_name="y",
+        )
         check_consistent_length(X, y)
         if 0 in y.shape[1:]:
             raise ValueError(f"y has an empty axis in shape {y.shape}; expected at least one target per sample.")
+        if self._target == "step":
+            _check_step_shape(y, X, n_axes=(2, 3))
+        if np.isnan(y).all():
+            raise ValueError("y has no number that is not NaN; expected at least one.")
+        where, shape = (y.shape[:2], y.shape[2:]) if self._target == "step" else (y.shape[:1], y.shape[1:])
         quantiles = _check_quantiles(self.quantiles) if self.loss == "quantile" else ()
         if reset:
             self.quantiles_ = quantiles
-            self._target_shape = y.shape[1:]
+            self._target_shape = shape
             self._target_dtype = y.dtype if y.dtype.kind == "f" else np.dtype(np.float32)
-        elif y.shape[1:] != self._target_shape:
+        elif shape != self._target_shape:
             raise ValueError(
-                f"y has targets of shape {y.shape[1:]}, but {type(self).__name__} was fitted with {self._target_shape}."
+                f"y has targets of shape {shape}, but {type(self).__name__} was fitted with {self._target_shape}."
             )
         if quantiles != self.quantiles_:
             raise ValueError(
                 f"quantiles={quantiles}, but {type(self).__name__} was fitted with {self.quantiles_}; a network that "
                 "is trained further keeps them (loss other than 'quantile': none)."
             )
-        return y.reshape(len(y), -1).astype(np.float64)
+        return y.reshape(*where, -1).astype(np.float64)
 
     def _decode_y(self, y):
-        return y.reshape(-1, *self._target_shape)
+        return y.reshape(*y.shape[:-1], *self._target_shape)
 
     def _encode(self, y, network):
         mean, scale = network.target_statistics()
-        return ((y - mean) / scale).astype(np.float32)
+        return np.nan_to_num(((y - mean) / scale).astype(np.float32))  # where nothing was observed the weight is 0
 
     def _n_outputs(self, y):
-        return y.shape[1]
+        return y.shape[-1]
 
     def _set_target_statistics(self, network, y, weight, index):
-        mean, std = _sequences.channel_statistics(y, index, weight)
+        if self._target == "sample":
+            mean, std = _sequences.channel_statistics(y, index, weight)
+        else:
+            mean, std = _statistics_of_steps(y[index], None if weight is None else weight[index])
         network.set_statistics(target_mean=mean, target_scale=_sequences.safe_scale(mean, std))
 
     def _loss(self):
-        return _training.SampleLoss(self.loss, quantiles=self.quantiles_)
+        return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")
 
     def _loss_weight(self, y, weight):
-        return weight
+        return weight if self._target == "sample" else _entry_weight(y, weight)
 
     def _stratify(self, y):
         return None

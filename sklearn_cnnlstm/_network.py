@@ -1,6 +1,7 @@
 """What the model is: a CNN reads the space inside each step, an LSTM the order of the steps, a head answers."""
 
 import itertools
+import math
 
 import torch
 from torch import nn
@@ -60,9 +61,7 @@ class CNNLSTM(nn.Module):
         self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
-        self.head = nn.Sequential(
-            nn.LayerNorm(self.n_features), nn.Dropout(dropout), make_output(self.n_features, n_outputs, quantiles)
-        )
+        self.head = make_head(self.n_features, n_outputs, dropout, quantiles)
 
     def embed(self, X):  # (batch, time, *space, channel)
         X = (X - self.input_mean) / self.input_scale
@@ -105,9 +104,35 @@ class CNNLSTM(nn.Module):
         return steps.shape[-1]
 
 
-def make_output(n_features, n_outputs, quantiles=()):
-    """The last layer: a number per output, or one per output and quantile."""
-    return Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
+class StepCNNLSTM(CNNLSTM):
+    """An answer for each step (batch, time, output), from the LSTM's states in place of their pool."""
+
+    def __init__(self, sample_shape, n_outputs, *, pool_size, dropout, backbone=None, quantiles=(), **sizes):
+        super().__init__(sample_shape, n_outputs, pool_size=pool_size, dropout=dropout, backbone=backbone, **sizes)
+        del self.pool
+        self.n_features = self.lstm.width
+        self.head = make_head(self.n_features, n_outputs, dropout, quantiles)
+        over_time = len(sample_shape) == 2 and backbone is None
+        self.stride = math.prod(pool_size[: len(sizes["conv_channels"])]) if over_time else 1
+
+    def embed(self, X):  # (batch, time, *space, channel)
+        n_timesteps = X.shape[1]
+        X = (X - self.input_mean) / self.input_scale
+        X, _ = self.lstm(self.cnn(X))  # (batch, step, hidden)
+        if X.shape[1] * self.stride < n_timesteps:
+            raise ValueError(
+                f"backbone made {X.shape[1]} steps of {n_timesteps}; target='step' needs as many as X has."
+            )
+        return X.repeat_interleave(self.stride, 1)[:, :n_timesteps]  # (batch, time, hidden)
+
+
+NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM}  # by what a target belongs to
+
+
+def make_head(n_features, n_outputs, dropout, quantiles=()):
+    """Features to a number per output, or to one per output and quantile."""
+    output = Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
+    return nn.Sequential(nn.LayerNorm(n_features), nn.Dropout(dropout), output)
 
 
 class Quantiles(nn.Module):

@@ -111,6 +111,7 @@ class Samples(Dataset):
     """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole.
 
     X is an array, or rows that lie elsewhere and are read when numpy asks for them.
+    `sample_weight` has one entry per sample or one per entry of y.
     """
 
     def __init__(self, X, y, sample_weight=None, index=None):
@@ -120,7 +121,7 @@ class Samples(Dataset):
         self.weight = None
         if sample_weight is not None:
             weight = sample_weight[self.index]
-            self.weight = torch.from_numpy((weight * (len(weight) / weight.sum())).astype(np.float32))
+            self.weight = torch.from_numpy((weight * (weight.size / weight.sum())).astype(np.float32))
 
     def __len__(self):
         return len(self.index)
@@ -233,17 +234,18 @@ def _to_accelerator(samples, device):
 
 
 class SampleLoss(nn.Module):
-    """One loss per sample, averaged over its outputs."""
+    """One loss per sample, averaged over its outputs, or with `per_entry` one per entry of y."""
 
-    def __init__(self, name, label_smoothing=0.0, quantiles=()):
+    def __init__(self, name, label_smoothing=0.0, quantiles=(), *, per_entry=False):
         super().__init__()
         self.name = name
         self.label_smoothing = label_smoothing
         self.quantiles = quantiles
+        self.reduce = _as_it_is if per_entry else _mean_of_sample
         self.function = getattr(self, "_" + name)
 
     def forward(self, output, y):
-        return self.function(output.float(), y)
+        return self.reduce(self.function(output.float(), y))
 
     def __getstate__(self):
         return self.__dict__ | {"function": None}
@@ -254,37 +256,45 @@ class SampleLoss(nn.Module):
 
     def activate(self, output):
         if self.name == "cross_entropy":
-            return output.softmax(1)
+            return output.softmax(-1)
         return output.sigmoid() if self.name == "binary_cross_entropy" else output
 
     def decide(self, output):
         if self.name == "cross_entropy":
-            return output.argmax(1)
+            return output.argmax(-1)
         if self.name == "quantile":
             return output[..., self.quantiles.index(0.5)]
         return output > 0.5 if self.name == "binary_cross_entropy" else output
 
     def _cross_entropy(self, output, y):
-        return F.cross_entropy(output, y, reduction="none", label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output.movedim(-1, 1), y, reduction="none", label_smoothing=self.label_smoothing)
 
     def _binary_cross_entropy(self, output, y):
         y = y * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return F.binary_cross_entropy_with_logits(output, y, reduction="none").mean(1)
+        return F.binary_cross_entropy_with_logits(output, y, reduction="none")
 
     def _squared_error(self, output, y):
-        return F.mse_loss(output, y, reduction="none").mean(1)
+        return F.mse_loss(output, y, reduction="none")
 
     def _absolute_error(self, output, y):
-        return F.l1_loss(output, y, reduction="none").mean(1)
+        return F.l1_loss(output, y, reduction="none")
 
     def _huber(self, output, y):
-        return F.huber_loss(output, y, reduction="none").mean(1)
+        return F.huber_loss(output, y, reduction="none")
 
     def _quantile(self, output, y):
-        """Pinball loss of output (sample, target, quantile)."""
+        """Pinball loss of output (..., target, quantile), averaged over the quantiles."""
         above = y.unsqueeze(-1) - output
         share = output.new_tensor(self.quantiles)
-        return torch.maximum(share * above, (share - 1) * above).mean((1, 2))
+        return torch.maximum(share * above, (share - 1) * above).mean(-1)
+
+
+def _mean_of_sample(loss):
+    return loss if loss.ndim == 1 else loss.mean(1)
+
+
+def _as_it_is(loss):
+    return loss
 
 
 # -- the skorch net ------------------------------------------------------------------------------------------------
@@ -472,11 +482,11 @@ class TrainingNet(NeuralNet):
         return self.criterion_.decide(self.predict_proba(X))
 
     def outputs(self, X):
-        """Raw outputs of the network for canonical X, as float32 (sample, output[, quantile])."""
+        """Raw outputs of the network for canonical X, as float32 (sample[, time], output[, quantile])."""
         return self._collect(self.module_, X)
 
     def embed(self, X):
-        """What the head reads, as float32 (sample, feature)."""
+        """What the head reads, as float32 (sample[, time], feature)."""
         return self._collect(self.module_.embed, X)
 
     def _collect(self, function, X):
