@@ -4,14 +4,24 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
-from sklearn_cnnlstm.inspection import TrainingHistoryDisplay, summary
+from sklearn_cnnlstm.inspection import (
+    SpatiotemporalImportanceDisplay,
+    TrainingHistoryDisplay,
+    spatiotemporal_importance,
+    summary,
+)
+from sklearn_cnnlstm.inspection._importance import receptive_field
+from sklearn_cnnlstm.inspection._user_form import to_padded
 
 SMALL = {"conv_channels": (4, 6), "kernel_size": 3, "pool_size": 2, "hidden_size": 5, "random_state": 0}
 
@@ -145,3 +155,182 @@ def test_summary_leaves_the_network_as_it_was():
     summary(model)
     assert not any(module._forward_hooks for module in model.net_.module_.modules())
     assert_array_equal(model.predict_proba(X), before)
+
+
+# -- importance ----------------------------------------------------------------------------------------------------
+
+
+def order_of_frames(seed=0):
+    """The same frames, from the lowest values to the highest or back."""
+    X = np.sort(np.random.default_rng(seed).normal(size=(120, 6, 5, 1)), axis=1)
+    y = np.arange(120) % 2
+    X[y == 1] = X[y == 1, ::-1]
+    return X, y
+
+
+def places_in_frames(seed=0):
+    """Frames whose values rise or fall from place to place."""
+    X, y = order_of_frames(seed)
+    return X.swapaxes(1, 2), y
+
+
+def order_of_halves(seed=0):
+    """A high half and a low half, or first the low."""
+    X = np.random.default_rng(seed).normal(size=(120, 96, 2))
+    y = np.arange(120) % 2
+    X[:, :, 0] = 0.3 * X[:, :, 0] + np.where(np.arange(96) < 48, 1, -1) * (2 * y[:, None] - 1)
+    return X, y
+
+
+def shape_of_teeth(seed=0):
+    """A saw that rises slowly and falls at once, or the other way round, from any phase."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(120, 96, 2))
+    y = np.arange(120) % 2
+    teeth = (np.arange(96) + rng.integers(6, size=(120, 1))) % 6 / 2.5 - 1
+    X[:, :, 0] = 0.3 * X[:, :, 0] + teeth * (2 * y[:, None] - 1)
+    return X, y
+
+
+@pytest.mark.parametrize("made", [order_of_frames, order_of_halves])
+def test_importance_says_that_only_order_matters(made):
+    model = CNNLSTMClassifier(max_epochs=10, random_state=0).fit(*made())
+    result = spatiotemporal_importance(model, *made(seed=1), random_state=0)
+    assert result.score > 0.95
+    assert result.order.importances_mean > 0.3
+    assert abs(result.space.importances_mean) < 0.05
+
+
+@pytest.mark.parametrize("made", [places_in_frames, shape_of_teeth])
+def test_importance_says_that_only_space_matters(made):
+    model = CNNLSTMClassifier(max_epochs=10, random_state=0).fit(*made())
+    result = spatiotemporal_importance(model, *made(seed=1), random_state=0)
+    assert result.score > 0.95
+    assert result.space.importances_mean > 0.3
+    assert abs(result.order.importances_mean) < 0.05
+
+
+def test_importance_of_channels_is_that_of_permutation_importance():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 1, 3))
+    y = X[:, 0] @ [2.0, 1.0, 0.0]
+    model = regressor(max_epochs=40, input_shape=(1, 3)).fit(X[:, 0], y)
+    expected = permutation_importance(model, X[:, 0], y, n_repeats=40, random_state=0)
+    result = spatiotemporal_importance(model, X[:, 0], y, n_repeats=40, random_state=0)
+    assert_allclose(result.channels.importances_mean, expected.importances_mean, rtol=0.1, atol=0.02)
+    assert_allclose(result.channels.importances.std(axis=1), result.channels.importances_std)
+
+
+def test_importance_destroys_only_what_it_says():
+    X = np.arange(3 * 8 * 4 * 4 * 2, dtype=float).reshape(3, 8, 4, 4, 2)
+    model = regressor(max_epochs=1).fit(X, np.arange(3.0))
+    seen = []
+    spatiotemporal_importance(model, X, np.arange(3.0), scoring=lambda _, X, y: seen.append(X) or 0.0, n_repeats=1)
+    intact, order, space, *others = seen
+    assert_array_equal(intact, X)
+    assert_array_equal(np.sort(order[:, :, 0, 0, 0]), X[:, :, 0, 0, 0])
+    assert_array_equal(order - order[:, :, :1, :1, :1], X - X[:, :, :1, :1, :1])
+    assert (order != X).any(axis=(1, 2, 3, 4)).all()
+    assert_array_equal(np.sort(space.reshape(3, 8, 16, 2), axis=2), X.reshape(3, 8, 16, 2))
+    changed = np.array([(other != X).any(axis=0) for other in others])
+    assert len(changed) == 2 + 8 + 16  # channels, time, regions: each keeps to its part and together they are all
+    assert_array_equal(changed[:2].sum(axis=0), 1)
+    assert_array_equal(changed[2:10].sum(axis=0), 1)
+    assert_array_equal(changed[10:].sum(axis=0), 1)
+
+
+def test_importance_of_a_series_keeps_to_its_blocks():
+    X = np.tile(np.arange(64.0)[:, None], (2, 1, 1))
+    model = regressor(max_epochs=1, conv_channels=(2,), kernel_size=7, pool_size=1).fit(X, np.arange(2.0))
+    seen = []
+    result = spatiotemporal_importance(model, X, [0, 1], scoring=lambda _, X, y: seen.append(X) or 0.0, n_repeats=1)
+    assert result.block_length == 8
+    order, space = seen[1][:, :, 0], seen[2][:, :, 0]
+    blocks = order.reshape(2, 8, 8)
+    assert_array_equal(np.diff(blocks), 1)
+    assert_array_equal(np.sort(space.reshape(2, 8, 8)), np.arange(64).reshape(8, 8)[None].repeat(2, axis=0))
+
+
+def test_importance_is_the_same_for_the_same_random_state():
+    X, y = slopes()
+    model = classifier(max_epochs=2).fit(X, y)
+    results = [spatiotemporal_importance(model, X, y, n_repeats=2, random_state=3) for _ in range(2)]
+    assert_array_equal(results[0].time.importances, results[1].time.importances)
+
+
+def test_importance_follows_the_layout_and_the_flat_form():
+    X, y = order_of_frames()
+    model = classifier(max_epochs=2).fit(X, y)
+    expected = spatiotemporal_importance(model, X, y, n_repeats=2, random_state=0)
+    turned = classifier(max_epochs=2, layout="NCST").fit(X.transpose(0, 3, 2, 1), y)
+    result = spatiotemporal_importance(turned, X.transpose(0, 3, 2, 1), y, n_repeats=2, random_state=0)
+    assert_array_equal(result.regions.importances, expected.regions.importances)
+    columns = [f"value {i}" for i in range(30)]
+    flat = pd.DataFrame(X.reshape(120, -1), columns=columns)
+    model = classifier(max_epochs=2, input_shape=(6, 5, 1)).fit(flat, y)
+    result = spatiotemporal_importance(model, flat, y, n_repeats=2, random_state=0)
+    assert_array_equal(result.order.importances, expected.order.importances)
+
+
+def test_ragged_samples_go_back_as_they_came():
+    model = classifier(layout="NCT")
+    X = [np.arange(2.0 * n).reshape(2, n) for n in (3, 5, 4)]
+    padded, lengths, restore = to_padded(X, model)
+    assert padded.shape == (3, 5, 2)
+    assert lengths.tolist() == [3, 5, 4]
+    for sample, back in zip(X, restore(padded), strict=True):
+        assert_array_equal(back, sample)
+
+
+def test_padding_is_no_time():
+    X = np.ones((2, 6, 3))
+    X[0, 4:] = np.nan
+    X[1, 2] = np.nan
+    assert to_padded(X, classifier())[1].tolist() == [4, 6]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"conv_channels": (4,), "kernel_size": 7, "pool_size": 1},
+        {"conv_channels": (4, 4, 4), "kernel_size": (9, 5, 3), "pool_size": (2, 1, 2)},
+        {"conv_channels": (16, 16), "kernel_size": 3, "pool_size": 4, "conv_bank": 8},
+    ],
+)
+def test_receptive_field_is_as_far_as_gradients_reach(sizes):
+    X = np.random.default_rng(0).normal(size=(8, 128, 1))
+    module = regressor(max_epochs=1, **sizes).fit(X, X[:, 0, 0]).net_.module_
+    series = torch.from_numpy(X).float().requires_grad_()
+    steps = learned_cnn(module)(series)
+    steps[:, steps.shape[1] // 2].sum().backward()
+    (reached,) = torch.nonzero(series.grad.abs().sum(dim=(0, 2)), as_tuple=True)
+    assert receptive_field(module) == reached[-1] - reached[0] + 1
+
+
+def learned_cnn(module):
+    cnn = module.cnn
+    return cnn.cnn if hasattr(cnn, "bank") else cnn
+
+
+def test_importance_display_draws_the_means():
+    X, y = order_of_frames()
+    model = classifier(max_epochs=2).fit(X, y)
+    display = SpatiotemporalImportanceDisplay.from_estimator(model, X, y, n_repeats=2, random_state=0)
+    result = display.importance
+    expected = [
+        [result.order.importances_mean, result.space.importances_mean],
+        result.time.importances_mean,
+        result.regions.importances_mean,
+    ]
+    drawn = [[bar.get_height() for bar in display.ax_[panel].patches] for panel in (0, 2, 3)]
+    for heights, means in zip(drawn, expected, strict=True):
+        assert_allclose(heights, means)
+    assert_allclose([bar.get_width() for bar in display.ax_[1].patches], result.channels.importances_mean)
+
+
+def test_importance_display_maps_the_regions_of_images():
+    X = np.random.default_rng(0).normal(size=(12, 3, 8, 8, 1))
+    model = regressor(max_epochs=1).fit(X, X[:, 0, 0, 0, 0])
+    display = SpatiotemporalImportanceDisplay.from_estimator(model, X, X[:, 0, 0, 0, 0], n_repeats=1, random_state=0)
+    assert_array_equal(display.ax_[3].images[0].get_array(), display.importance.regions.importances_mean)
+    assert display.ax_[3].images[0].norm.vmin == -display.ax_[3].images[0].norm.vmax

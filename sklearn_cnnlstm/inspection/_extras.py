@@ -2,6 +2,7 @@
 
 import importlib
 
+BLUE, ORANGE, GREY = "#1f6fb2", "#d9601a", "0.45"
 _EXTRAS = {"matplotlib": "plot", "captum": "explain"}
 
 

@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from ._extras import new_axes, tidy
+from ._extras import BLUE, GREY, ORANGE, new_axes, tidy
 from ._unwrap import unwrap
 
-_BLUE, _ORANGE, _GREY = "#1f6fb2", "#d9601a", "0.35"
-_PARTS = {"train": ("training", _BLUE), "valid": ("validation", _ORANGE)}
+_PARTS = {"train": ("training", BLUE), "valid": ("validation", ORANGE)}
 
 
 class TrainingHistoryDisplay:
@@ -106,7 +105,7 @@ class TrainingHistoryDisplay:
 
     def _plot_column(self, ax, column):
         """A line per fit, or thin ones and their mean over the epochs that all of them have."""
-        label, color = _PARTS.get(column.partition("_")[0], (None, _GREY))
+        label, color = _PARTS.get(column.partition("_")[0], (None, GREY))
         curves = [history.set_index("epoch")[column] for history in self.histories]
         if len(curves) == 1:
             ax.plot(curves[0], color=color, label=label)
@@ -121,7 +120,7 @@ class TrainingHistoryDisplay:
             value = history.set_index("epoch")[column].loc[epoch]
             many = len(self.histories) > 1
             label = None if i else "best epochs" if many else f"best epoch, {epoch}"
-            ax.plot(epoch, value, "o", color=_GREY, markersize=4 if many else 6, label=label, zorder=3)
+            ax.plot(epoch, value, "o", color=GREY, markersize=4 if many else 6, label=label, zorder=3)
 
 
 def _panels(history):
