@@ -459,6 +459,7 @@ class _BaseCNNLSTM(BaseEstimator):
         has_names = hasattr(X, "columns")
         if has_names:  # first, as columns of other names are often full of NaN
             validate_data(self, X, reset=reset, skip_check_array=True)
+            _sequences.check_columns(X)
         array = _sequences.to_array(X)
         is_stream = isinstance(array, _sequences.Rows)
         array = array.mapped(self._check_values) if is_stream else self._check_values(array)

@@ -6,8 +6,10 @@ import numbers
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 _SPACE = {0: "", 1: "S", 2: "HW", 3: "DHW"}
+_NUMBERS = ("boolean", "integer", "floating", "mixed-integer-float", "decimal")  # of pandas' infer_dtype
 _CHUNK_BYTES = 16 * 2**20
 
 
@@ -114,6 +116,23 @@ def _blocks(X, index):
     """The row numbers `index` in parts whose rows are some 16 MB in float64."""
     rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
     return (index[start : start + rows] for start in range(0, len(index), rows))
+
+
+def check_columns(frame, name="X"):
+    """An error that names the columns of a DataFrame that hold no numbers; objects that are numbers pass."""
+    if not isinstance(frame, pd.DataFrame):
+        return
+    odd = [
+        f"{column!r} ({values.dtype})"
+        for column, values in frame.items()
+        if not pd.api.types.is_numeric_dtype(values.dtype)
+        and not (values.dtype == object and pd.api.types.infer_dtype(values) in _NUMBERS)
+    ]
+    if odd:
+        raise ValueError(
+            f"{name} has columns that are not numeric: {', '.join(odd)}; expected numbers: encode (OneHotEncoder, "
+            "OrdinalEncoder) or drop them."
+        )
 
 
 def check_layout(layout, n_axes):
