@@ -281,6 +281,7 @@ class _BaseCNNLSTM(BaseEstimator):
             X = self._check_X(X, reset=not goes_on)
             y = self._check_y(y, X, reset=not goes_on)
             weight = self._check_weight(sample_weight, y)
+            groups = _check_groups(groups, X)
             random_state = check_random_state(self.random_state)
             self.early_stopping_ = X_val is not None if self.early_stopping == "auto" else self.early_stopping
             if X_val is not None:
@@ -503,40 +504,36 @@ class _BaseCNNLSTM(BaseEstimator):
     def _check_validation_data(self, X_val, y_val, sample_weight_val):
         if y_val is None:
             raise ValueError("X_val was passed without y_val; expected both.")
-        X = self._check_X(X_val, reset=False)
-        y = self._check_y(y_val, X, reset=False)
-        return X, y, self._check_weight(sample_weight_val, y, name="sample_weight_val"), np.arange(len(X))
+        try:
+            X = self._check_X(X_val, reset=False)
+            y = self._check_y(y_val, X, reset=False)
+            weight = self._check_weight(sample_weight_val, y)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"X_val, y_val or sample_weight_val: {error}") from error
+        return X, y, weight, np.arange(len(X))
 
-    def _check_weight(self, sample_weight, y, name="sample_weight"):
+    def _check_weight(self, sample_weight, y):
         """Weight of each sample, 0 where none of its targets was observed; None if all are alike."""
         observed = _observed(y).reshape(len(y), -1).any(axis=1)
         if sample_weight is None and observed.all():
             return None
         weight = _check_sample_weight(sample_weight, y, dtype=np.float64) * observed
         if (weight < 0).any():
-            raise ValueError(f"{name} has negative values, the least {weight.min()}; expected values of at least 0.")
+            raise ValueError(
+                f"sample_weight has negative values, the least {weight.min()}; expected values of at least 0."
+            )
         if not weight.any():
-            raise ValueError(f"{name} is zero for all {len(weight)} samples; expected at least one non-zero number.")
+            raise ValueError(
+                f"sample_weight is zero for all {len(weight)} samples; expected at least one non-zero number."
+            )
         return weight
 
     def _inner_split(self, y, weight, groups, random_state):
         """Row numbers to train on and to validate on, out of those that have weight."""
         rows = _weighted_rows(np.arange(len(y)), weight)
-        n_samples, fraction = len(rows), self.validation_fraction
-        if groups is not None:
-            check_consistent_length(y, groups)
-            groups = np.asarray(groups)
+        fraction = self.validation_fraction
         if self.validation_order == "last":
-            cut = n_samples - math.ceil(fraction * n_samples)
-            train, valid = rows[:cut], rows[cut:]
-            if groups is not None:  # a group that reaches into the last part is not trained on
-                train = train[~np.isin(groups[train], groups[valid])]
-            if len(train) == 0:
-                raise ValueError(
-                    f"validation_fraction={fraction} of {n_samples} samples leaves none to train on; expected a "
-                    "smaller fraction, or early_stopping=False."
-                )
-            return train, valid
+            return _split_last(rows, fraction, groups)
         labels = self._stratify(y[rows])
         if groups is None:
             split = ShuffleSplit if labels is None else StratifiedShuffleSplit
@@ -544,8 +541,15 @@ class _BaseCNNLSTM(BaseEstimator):
         elif labels is None:
             splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
         else:
-            splitter = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=random_state)
-        train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
+            n_parts = max(2, min(round(1 / fraction), len(np.unique(groups[rows]))))
+            splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=random_state)
+        try:
+            train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping={self.early_stopping} cannot hold out validation_fraction={fraction} of {len(rows)} "
+                f"samples{'' if groups is None else f' in {len(np.unique(groups))} group(s)'}: {error}"
+            ) from error
         return rows[train], rows[valid]
 
     def _check_target(self, reset):
@@ -590,6 +594,30 @@ def _draw_seed(random_state):
 def _weighted_rows(index, weight):
     """The rows that have a say: a sample of weight 0 is as good as absent, also for batch statistics."""
     return index if weight is None else index[weight[index] > 0]
+
+
+def _check_groups(groups, X):
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (len(X),):
+        raise ValueError(f"groups has shape {groups.shape}; expected ({len(X)},), a group per sample of X.")
+    return groups
+
+
+def _split_last(rows, fraction, groups):
+    """The first rows to train on and the last `fraction` to validate on."""
+    cut = len(rows) - math.ceil(fraction * len(rows))
+    train, valid = rows[:cut], rows[cut:]
+    if groups is not None:  # a group that reaches into the last part is not trained on
+        train = train[~np.isin(groups[train], groups[valid])]
+    if len(train) == 0:
+        why = "" if groups is None or cut == 0 else ", as every group reaches into the last part"
+        raise ValueError(
+            f"validation_fraction={fraction} of {len(rows)} samples leaves none to train on{why}; expected a smaller "
+            "fraction, or early_stopping=False."
+        )
+    return train, valid
 
 
 def _as_sizes(name, value, n_blocks):
