@@ -1,5 +1,6 @@
 """What inspection says about a fitted estimator is so; pictures are compared by the numbers that they draw."""
 
+import copy
 import sys
 
 import matplotlib.pyplot as plt
@@ -15,12 +16,16 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm.inspection import (
+    AttributionDisplay,
     SpatiotemporalImportanceDisplay,
     TrainingHistoryDisplay,
+    _attribution,
+    attention_weights,
+    attribute,
     spatiotemporal_importance,
     summary,
 )
-from sklearn_cnnlstm.inspection._importance import receptive_field
+from sklearn_cnnlstm.inspection._stem import receptive_field
 from sklearn_cnnlstm.inspection._user_form import to_padded
 
 SMALL = {"conv_channels": (4, 6), "kernel_size": 3, "pool_size": 2, "hidden_size": 5, "random_state": 0}
@@ -106,8 +111,12 @@ def test_history_display_draws_on_the_users_axes():
 
 
 def test_inspection_names_what_it_wants():
-    with pytest.raises(TypeError, match=r"estimator is FunctionTransformer.*; expected a fitted CNNLSTMClassifier"):
+    with pytest.raises(TypeError, match="estimator is FunctionTransformer; expected a fitted CNNLSTMClassifier"):
         summary(FunctionTransformer())
+    X, y = slopes()
+    pipeline = make_pipeline(FunctionTransformer(), classifier(max_epochs=1)).fit(X, y)
+    with pytest.raises(TypeError, match=r"estimator is Pipeline; .*of a pipeline pass the last step"):
+        attribute(pipeline, X)
 
 
 def test_missing_extra_is_named(monkeypatch):
@@ -334,3 +343,205 @@ def test_importance_display_maps_the_regions_of_images():
     display = SpatiotemporalImportanceDisplay.from_estimator(model, X, X[:, 0, 0, 0, 0], n_repeats=1, random_state=0)
     assert_array_equal(display.ax_[3].images[0].get_array(), display.importance.regions.importances_mean)
     assert display.ax_[3].images[0].norm.vmin == -display.ax_[3].images[0].norm.vmax
+
+
+# -- attribution ---------------------------------------------------------------------------------------------------
+
+
+def three_classes(n_samples=48, shape=(12, 2)):
+    """Samples whose level in channel 0 is that of their class."""
+    y = np.arange(n_samples) % 3
+    X = np.random.default_rng(0).normal(size=(n_samples, *shape))
+    X[..., 0] += y.reshape(-1, *[1] * (len(shape) - 1)) - 1
+    return X, np.array(["low", "middle", "high"])[y]
+
+
+def training_mean(X):
+    """The default baseline: each channel at its mean over all samples, steps and places."""
+    return np.broadcast_to(X.mean(axis=tuple(range(X.ndim - 1))), X.shape)
+
+
+def total(attributions):
+    return attributions.reshape(len(attributions), -1).sum(axis=1)
+
+
+@pytest.mark.parametrize("shape", [(12, 2), (4, 6, 2), (3, 8, 8, 1), (3, 4, 4, 4, 1)])
+def test_attributions_add_up_to_the_change_of_the_decision_function(shape):
+    X, y = three_classes(shape=shape)
+    model = classifier().fit(X, y)
+    attributions = attribute(model, X)
+    predicted = np.searchsorted(model.classes_, model.predict(X))
+    change = model.decision_function(X) - model.decision_function(training_mean(X))
+    change = change[np.arange(len(X)), predicted]
+    assert attributions.shape == X.shape
+    assert attributions.dtype == np.float32
+    assert_allclose(total(attributions), change, atol=0.03 * abs(change).mean())
+
+
+def test_attributions_to_a_number_are_in_its_units():
+    X = np.random.default_rng(0).normal(size=(40, 4, 6, 2))
+    y = 1000 + 100 * X[:, -2:, :3, 0]
+    model = regressor(max_epochs=8).fit(X, y)
+    change = (model.predict(X) - model.predict(training_mean(X)))[:, 1, 2]
+    assert_allclose(total(attribute(model, X, target=(1, 2))), change, atol=0.03 * abs(change).mean())
+
+
+def test_attributions_are_a_plain_integral_of_gradients():
+    X, y = three_classes()
+    model = classifier().fit(X, y)
+    module = copy.deepcopy(model.net_.module_).eval()
+    series, start = torch.tensor(X).float(), torch.tensor(training_mean(X)).float()
+    shares = (torch.arange(1000) + 0.5) / 1000
+    path = (start[:1] + shares[:, None, None] * (series[:1] - start[:1])).requires_grad_()
+    code = list(model.classes_).index("high")
+    module(path)[:, code].sum().backward()
+    expected = path.grad.mean(dim=0) * (series - start)[0]
+    assert_allclose(attribute(model, X, target="high")[0], expected, atol=0.01 * expected.abs().max())
+
+
+def test_two_classes_are_explained_from_either_side():
+    X, y = slopes()
+    model = classifier().fit(X, y)
+    toward = attribute(model, X, target=1)
+    assert_allclose(attribute(model, X, target=0), -toward, atol=1e-5)
+    change = model.decision_function(X) - model.decision_function(training_mean(X))
+    assert_allclose(total(toward), change, atol=0.03 * abs(change).mean())
+
+
+def test_quantiles_and_steps_are_explained():
+    X = np.random.default_rng(0).normal(size=(40, 10, 2))
+    baseline = training_mean(X)
+    model = regressor(loss="quantile", quantiles=(0.1, 0.5)).fit(X, X[:, -1, :1])
+    change = model.predict(X) - model.predict(baseline)
+    assert_allclose(total(attribute(model, X)), change[:, 0], atol=0.03 * abs(change).mean())
+    model = regressor(target="step").fit(X, X.cumsum(axis=1))
+    change = (model.predict(X) - model.predict(baseline))[:, -2, 1]
+    assert_allclose(total(attribute(model, X, target=(-2, 1))), change, atol=0.03 * abs(change).mean())
+    labels = np.where(X[:, :, 0] > 0, "up", "down")
+    model = classifier(target="step").fit(X, labels)
+    change = (model.decision_function(X) - model.decision_function(baseline))[:, 3]
+    assert_allclose(total(attribute(model, X, target=(3, "up"))), change, atol=0.03 * abs(change).mean())
+
+
+def test_attributions_come_back_in_the_form_of_X():
+    X, y = three_classes()
+    expected = attribute(classifier().fit(X, y), X, target="low")
+    turned = X.transpose(0, 2, 1)
+    model = classifier(layout="NCT").fit(turned, y)
+    assert_allclose(attribute(model, turned, target="low"), expected.transpose(0, 2, 1), atol=1e-4)
+    flat = X.reshape(len(X), -1)
+    model = classifier(input_shape=X.shape[1:]).fit(flat, y)
+    assert_allclose(attribute(model, flat, target="low"), expected.reshape(flat.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_batches_do_not_change_attributions(method, monkeypatch):
+    X, y = three_classes()
+    model = classifier().fit(X, y)
+    expected = attribute(model, X, method=method)
+    monkeypatch.setattr(_attribution, "_POSITIONS", 7 * X.shape[1])
+    assert_allclose(attribute(model, X, method=method), expected, atol=1e-3 * abs(expected).max())
+
+
+def test_occlusion_is_the_change_without_a_window():
+    X, _ = three_classes(shape=(7, 5, 2))
+    model = regressor().fit(X, X[:, 0, 0, 0])
+    attributions = attribute(model, X, method="occlusion", baseline=0.5, window=(3, 2, 2))
+    occluded = X.copy()
+    occluded[:, 6:, 2:4] = 0.5  # the last window of time is one step long
+    change = model.predict(X) - model.predict(occluded)
+    assert_allclose(
+        attributions[:, 6:, 2:4], np.broadcast_to(change[:, None, None, None] / 4, (48, 1, 2, 2)), atol=1e-4
+    )
+
+
+def test_attribution_leaves_the_estimator_as_it_was():
+    X, y = slopes()
+    model = classifier().fit(X, y)
+    module = model.net_.module_
+    before = model.predict_proba(X)
+    gradients = [weight.grad.clone() for weight in module.parameters()]
+    attribute(model, X)
+    attention_weights(model, X)
+    assert not module.training
+    for weight, gradient in zip(module.parameters(), gradients, strict=True):
+        assert weight.requires_grad
+        assert_array_equal(weight.grad, gradient)
+    assert_array_equal(model.predict_proba(X), before)
+
+
+def test_attribution_says_what_it_expects(monkeypatch):
+    X, y = slopes()
+    model = classifier().fit(X, y)
+    with pytest.raises(ValueError, match="method='saliency'; expected one of"):
+        attribute(model, X, method="saliency")
+    with pytest.raises(ValueError, match=r"target=2 names none of the classes; expected one of \[0, 1\]"):
+        attribute(model, X, target=2)
+    with pytest.raises(ValueError, match=r"window=\(2,\) has 1 entries; expected 2"):
+        attribute(model, X, method="occlusion", window=(2,))
+    with pytest.raises(ValueError, match="X has 1 channels, but CNNLSTMClassifier was fitted with 2"):
+        attribute(model, X[:, :, :1])
+    several = regressor().fit(X, X[:, 0])
+    with pytest.raises(ValueError, match=r"target=None picks 2 numbers of an answer of shape \(2,\)"):
+        attribute(several, X)
+    with pytest.raises(ValueError, match="target=5 picks 0 numbers"):
+        attribute(several, X, target=5)
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ImportError, match=r"attribute needs captum.*sklearn_cnnlstm\[explain\]"):
+        attribute(model, X)
+
+
+def test_attribution_display_maps_a_series():
+    X, y = three_classes()
+    model = classifier().fit(X, y)
+    display = AttributionDisplay.from_estimator(model, X, sample=2, target="high", channel_names=["level", "noise"])
+    assert_allclose(display.ax_.images[0].get_array(), attribute(model, X[2:3], target="high")[0].T)
+    assert display.ax_.images[0].norm.vmin == -display.ax_.images[0].norm.vmax
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["level", "noise"]
+    assert "'high'" in display.ax_.get_title()
+
+
+def test_attribution_display_shows_frames_and_the_sum_of_each_step():
+    X, y = three_classes(n_samples=12, shape=(5, 8, 8, 1))
+    model = classifier(max_epochs=1).fit(X, y)
+    display = AttributionDisplay.from_estimator(model, X, n_frames=3)
+    assert [ax.get_title() for ax in display.ax_[:-1]] == ["step 0", "step 2", "step 4"]
+    heights = [bar.get_height() for bar in display.ax_[-1].patches]
+    assert_allclose(heights, attribute(model, X[:1])[0].sum(axis=(1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 2), (3, 4, 4, 4, 1)])
+def test_attribution_display_takes_lines_and_volumes(shape):
+    X = np.random.default_rng(0).normal(size=(12, *shape))
+    model = regressor(max_epochs=1).fit(X, X[:, 0].reshape(12, -1)[:, 0])
+    display = AttributionDisplay.from_estimator(model, X, sample=1)
+    assert display.attribution.shape == shape
+
+
+# -- attention -----------------------------------------------------------------------------------------------------
+
+
+def test_attention_weights_are_those_of_the_pooled_states():
+    X, y = three_classes(shape=(6, 4, 2))
+    model = classifier(pooling="attention").fit(X, y)
+    weights = attention_weights(model, X)
+    module = model.net_.module_
+    states = []
+    module.lstm.register_forward_hook(lambda layer, inputs, output: states.append(output[0].numpy()))
+    features = model.embed(X)
+    assert_allclose(np.einsum("nt,ntd->nd", weights, states[0]), features, atol=1e-5)
+
+
+def test_attention_weights_are_spread_over_the_steps_that_were_pooled():
+    X, y = three_classes(shape=(14, 2))
+    weights = attention_weights(classifier(pool_size=(2, 2)).fit(X, y), X)
+    assert weights.shape == (48, 14)
+    assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+    assert_array_equal(np.diff(weights[:, :12].reshape(48, 3, 4)), 0)
+    assert (np.diff(weights[:, 3:5]) != 0).all()
+
+
+def test_attention_weights_need_attention():
+    X, y = slopes()
+    with pytest.raises(ValueError, match="pooling='last' and target='sample' have no attention"):
+        attention_weights(classifier(pooling="last").fit(X, y), X)

@@ -1,7 +1,17 @@
 """Look into a fitted estimator: how it was trained, what it is made of, what it looked at."""
 
+from ._attribution import attention_weights, attribute
+from ._attribution_display import AttributionDisplay
 from ._history import TrainingHistoryDisplay
 from ._importance import SpatiotemporalImportanceDisplay, spatiotemporal_importance
 from ._summary import summary
 
-__all__ = ["SpatiotemporalImportanceDisplay", "TrainingHistoryDisplay", "spatiotemporal_importance", "summary"]
+__all__ = [
+    "AttributionDisplay",
+    "SpatiotemporalImportanceDisplay",
+    "TrainingHistoryDisplay",
+    "attention_weights",
+    "attribute",
+    "spatiotemporal_importance",
+    "summary",
+]

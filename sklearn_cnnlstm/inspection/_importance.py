@@ -5,13 +5,12 @@ import itertools
 import numpy as np
 from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
-from torch import nn
 
 from ._extras import BLUE, GREY, ORANGE, new_axes, tidy
+from ._stem import receptive_field
 from ._unwrap import unwrap
 from ._user_form import to_padded
 
-_WINDOWS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d | nn.AvgPool1d | nn.AvgPool2d
 _TIME_BLOCKS = 8
 _REGIONS_PER_AXIS = {1: 8, 2: 4, 3: 2}
 _MOST_NAMES = 20
@@ -114,25 +113,6 @@ def _as_bunch(importances):
     return Bunch(
         importances_mean=importances.mean(axis=-1), importances_std=importances.std(axis=-1), importances=importances
     )
-
-
-# -- what the network sees at once ---------------------------------------------------------------------------------
-
-
-def receptive_field(network):
-    """Steps of a series that one step of the learned CNN sees; frozen kernels beside it are not counted."""
-    field, stride = 1, 1
-    for layer in network.modules():
-        if isinstance(layer, nn.LSTM):
-            break
-        if isinstance(layer, _WINDOWS) and all(weight.requires_grad for weight in layer.parameters()):
-            field += (_last(layer.kernel_size) - 1) * _last(getattr(layer, "dilation", 1)) * stride
-            stride *= _last(layer.stride)
-    return field
-
-
-def _last(size):
-    return size[-1] if isinstance(size, tuple) else size
 
 
 def _regions(space):
