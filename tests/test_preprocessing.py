@@ -1,5 +1,9 @@
 """Tables, long series and transformers of 2-D X come to sequences as a loop by hand would bring them."""
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,6 +32,7 @@ from sklearn.utils import get_tags
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm.preprocessing import TimeDistributed, sequences_from_frame, sliding_windows
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {"conv_channels": (8,), "hidden_size": 8, "batch_size": 16, "max_epochs": 3, "lr": 0.02, "random_state": 0}
 
 
@@ -381,6 +386,18 @@ def test_estimator_fits_and_searches_on_views_and_leaves_them_alone(horizon):
     assert search.predict(X).shape == y.shape
     assert search.best_estimator_.score(X, y) > 0.9
     assert_array_equal(series, before)
+
+
+@pytest.mark.slow
+def test_forecast_of_real_pollution_beats_persistence(load_data):
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "forecast.py")))
+    table = example.to_table(load_data("BeijingPollutionHourly")).iloc[: 2 * 8760]  # two years
+    forecasts = example.forecast(table, lead=6)
+    assert forecasts.index.is_unique
+    assert_array_equal(forecasts["persistence"], table[example.TARGET].shift(6).loc[forecasts.index])
+    rmse = example.errors(forecasts, table[example.TARGET])["RMSE"]
+    assert rmse["CNNLSTMRegressor"] < 0.95 * rmse["persistence"]
+    assert rmse["CNNLSTMRegressor"] < 1.05 * rmse["ridge on lags"]
 
 
 # -- TimeDistributed -----------------------------------------------------------------------------------------------
