@@ -317,6 +317,7 @@ class _BaseCNNLSTM(BaseEstimator):
                     callbacks.append(self._stopper())
             net = self._build_net(module, callbacks)
             net.fit(train, valid=valid_samples)
+        self._count_labels(y[index], reset=True)
         self._commit(net, best_epoch=callbacks[-1].best_epoch_ if self.early_stopping_ else None, goes_on=goes_on)
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
@@ -344,6 +345,7 @@ class _BaseCNNLSTM(BaseEstimator):
                     net = self.net_.settled(self.device_)
                 train = _training.Samples(X, self._encode(y, net.module_), self._loss_weight(y, weight), index)
                 net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
+            self._count_labels(y[index], reset=first)
             self._commit(net, goes_on=False)
         return self
 
@@ -380,7 +382,9 @@ class _BaseCNNLSTM(BaseEstimator):
             quantiles=getattr(self, "quantiles_", ()),
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
-        network.set_statistics(input_mean=mean, input_scale=_sequences.safe_scale(mean, std))
+        scale = _sequences.safe_scale(mean, std)
+        network.set_statistics(input_mean=mean, input_scale=scale)
+        self._constant_channels = np.flatnonzero(scale != std)
         stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
         network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
         self._set_target_statistics(network, y, weight, index)
@@ -1019,6 +1023,11 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _set_target_statistics(self, network, y, weight, index):
         pass  # labels have none
 
+    def _count_labels(self, y, *, reset):
+        """How often each class was trained on, for inspection.diagnose."""
+        counts = y.sum(axis=0) if self._is_multilabel else np.bincount(y[y >= 0], minlength=len(self.classes_))
+        self._class_counts = counts.astype(int) + (0 if reset else self._class_counts)
+
     def _loss(self):
         name = "binary_cross_entropy" if self._is_multilabel else "cross_entropy"
         return _training.SampleLoss(name, self.label_smoothing, per_entry=self._target != "sample")
@@ -1419,6 +1428,9 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
 
     def _n_outputs(self, y):
         return y.shape[-1]
+
+    def _count_labels(self, y, *, reset):
+        pass  # numbers have none
 
     def _set_target_statistics(self, network, y, weight, index):
         if self._target == "sample":

@@ -22,6 +22,7 @@ from sklearn_cnnlstm.inspection import (
     _attribution,
     attention_weights,
     attribute,
+    diagnose,
     spatiotemporal_importance,
     summary,
 )
@@ -545,3 +546,95 @@ def test_attention_weights_need_attention():
     X, y = slopes()
     with pytest.raises(ValueError, match="pooling='last' and target='sample' have no attention"):
         attention_weights(classifier(pooling="last").fit(X, y), X)
+
+
+# -- diagnosis -----------------------------------------------------------------------------------------------------
+
+
+def with_history(model, **columns):
+    """The model as if its epochs had gone like this."""
+    n_epochs = len(next(iter(columns.values())))
+    model.history_ = pd.DataFrame({"epoch": range(1, n_epochs + 1)} | columns)
+    model.n_epochs_ = model.best_epoch_ = n_epochs
+    return model
+
+
+def finding(model):
+    (only,) = diagnose(model)
+    return only
+
+
+@pytest.fixture
+def fitted():
+    X, y = slopes()
+    return classifier(max_epochs=1).fit(X, y)
+
+
+def test_a_good_training_is_not_found_fault_with(fitted):
+    assert diagnose(with_history(fitted, train_loss=[1.0, 0.5, 0.3, 0.21, 0.201, 0.2])) == []
+
+
+def test_diagnosis_sees_that_the_training_diverged(fitted):
+    assert finding(with_history(fitted, train_loss=[1.0, np.nan])).startswith("the training loss is nan: lower lr")
+
+
+def test_diagnosis_sees_that_the_loss_still_falls(fitted):
+    falls = with_history(fitted, train_loss=[1.0, 0.8, 0.6, 0.4, 0.2])
+    assert "training loss still falls at the last epoch (0.2): raise max_epochs (now 1)" in finding(falls)
+    falls = with_history(fitted, train_loss=[1.0, 0.5, 0.2, 0.2], valid_loss=[1.0, 0.8, 0.6, 0.4])
+    assert "validation loss still falls at the last epoch (0.4)" in finding(falls)
+
+
+def test_diagnosis_sees_that_the_loss_jumps(fitted):
+    jumps = with_history(fitted, train_loss=[1.0, 0.3, 0.7, 0.3, 0.7, 0.2, 0.6, 0.3, 0.3])
+    assert "the training loss rose by a fifth or more in 3 epochs: lower lr" in finding(jumps)
+
+
+def test_diagnosis_sees_that_nothing_was_learned(fitted):
+    constant = -np.log(0.5)
+    assert f"that of a constant answer ({constant:.3g})" in finding(with_history(fitted, train_loss=[0.8, 0.69]))
+    X, y = slopes()
+    noise = with_history(regressor(max_epochs=1).fit(X, y), train_loss=[1.1, 0.99])
+    assert "the training loss (0.99) is hardly better than that of a constant answer (1)" in finding(noise)
+
+
+def test_diagnosis_sees_that_the_validation_loss_rose_again(fitted):
+    worse = with_history(fitted, train_loss=[1.0, 0.5, 0.3, 0.3], valid_loss=[1.0, 0.5, 0.8, 0.9])
+    assert "the validation loss was 0.5 at epoch 2 and 0.9 at the end: early_stopping=True" in finding(worse)
+
+
+def test_diagnosis_sees_a_small_validation_part_and_a_cut_training():
+    X, y = slopes(n_samples=80)
+    model = classifier(early_stopping=True, max_epochs=3).fit(X, y)
+    cut, few = diagnose(with_history(model, train_loss=[1.0, 0.4, 0.3], valid_loss=[1.0, 0.4, 0.3]))
+    assert cut.startswith("training ended at epoch 3, before early stopping could (best: 3): raise max_epochs")
+    assert few.startswith("the validation part has 8 samples")
+
+
+def test_diagnosis_names_constant_channels():
+    X, y = slopes(n_channels=8)
+    X[:, :, 1:] = 3.0
+    model = with_history(classifier(max_epochs=1).fit(X, y), train_loss=[0.2])
+    assert finding(model) == "channels 1, 2, 3, 4 and 3 more are constant in the training data: leave them out."
+
+
+def test_diagnosis_names_missing_rare_and_dominant_classes():
+    X, _ = slopes(n_samples=60)
+    y = np.where(np.arange(60) < 3, "rare", "common")
+    model = classifier(max_epochs=1).partial_fit(X[:50], y[:50], classes=["absent", "common", "rare"])
+    model.partial_fit(X[50:], y[50:])
+    missing, rare, dominant = diagnose(with_history(model, train_loss=[0.1]))
+    assert missing.startswith("class absent is not in the training data")
+    assert rare.startswith("class rare is rare, below 5 training samples")
+    assert dominant.startswith("class common has 57 of 60 training samples, another 3: set class_weight='balanced'")
+
+
+def test_diagnosis_takes_labels_per_sample_and_per_step():
+    X, y = slopes()
+    labels = np.c_[y, np.zeros_like(y)]
+    model = with_history(classifier(max_epochs=1).fit(X, labels), train_loss=[0.2])
+    assert finding(model).startswith("class 1 is not in the training data")
+    per_step = np.repeat(y[:, None], 16, axis=1).astype(float)
+    per_step[:, 5:] = np.nan
+    model = with_history(classifier(max_epochs=1, target="step").fit(X, per_step), train_loss=[0.2])
+    assert diagnose(model) == []

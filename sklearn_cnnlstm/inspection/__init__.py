@@ -2,6 +2,7 @@
 
 from ._attribution import attention_weights, attribute
 from ._attribution_display import AttributionDisplay
+from ._diagnosis import diagnose
 from ._history import TrainingHistoryDisplay
 from ._importance import SpatiotemporalImportanceDisplay, spatiotemporal_importance
 from ._summary import summary
@@ -12,6 +13,7 @@ __all__ = [
     "TrainingHistoryDisplay",
     "attention_weights",
     "attribute",
+    "diagnose",
     "spatiotemporal_importance",
     "summary",
 ]
