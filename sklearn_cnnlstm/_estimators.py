@@ -382,7 +382,7 @@ class _BaseCNNLSTM(BaseEstimator):
             quantiles=getattr(self, "quantiles_", ()),
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
-        scale = _sequences.safe_scale(mean, std)
+        scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
         stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
@@ -530,7 +530,7 @@ class _BaseCNNLSTM(BaseEstimator):
             raise ValueError(
                 f"sample_weight is zero for all {len(weight)} samples; expected at least one non-zero number."
             )
-        return weight
+        return np.ldexp(weight, -np.frexp(weight.max())[1])  # no digit changes, and sums stay finite
 
     def _inner_split(self, y, weight, groups, random_state):
         """Row numbers to train on and to validate on, out of those that have weight."""
@@ -853,7 +853,14 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
                 "class_weight='balanced' needs all labels at once, which partial_fit does not have; expected a dict: "
                 "sklearn.utils.compute_class_weight makes one."
             )
-        return self._partial_fit(X, y, sample_weight, classes if classes is not None else ())
+        classes = () if classes is None else np.unique(classes)
+        is_known = len(classes) == 0 or not hasattr(self, "net_") or self._is_multilabel
+        if not is_known and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"classes={classes.tolist()} is not the same as on the last call to partial_fit or fit, which had "
+                f"{self.classes_.tolist()}."
+            )
+        return self._partial_fit(X, y, sample_weight, classes)
 
     def predict(self, X):
         """Predict a label per sample.
@@ -1045,6 +1052,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         per_class[present] = compute_class_weight(
             self.class_weight, classes=self.classes_[present], y=self.classes_[labels]
         )
+        if per_class.min() < 0 or not per_class.any():
+            raise ValueError(f"class_weight={self.class_weight}; expected weights of at least 0, not all of them 0.")
         return per_class[y] * (1.0 if weight is None else weight)
 
     def _stratify(self, y):
@@ -1369,8 +1378,9 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         prediction = self.predict(X)
         if self._target != "sample":
             return self._score_of_steps(y, prediction, sample_weight)
-        y = y.reshape(len(y), -1) if y.ndim > 2 else y
-        prediction = prediction.reshape(len(prediction), -1) if prediction.ndim > 2 else prediction
+        if max(y.ndim, prediction.ndim) > 2:
+            _check_same_shape(y, prediction)
+            y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
         return r2_score(y, prediction, sample_weight=sample_weight)
 
     def _score_of_steps(self, y, prediction, sample_weight):
@@ -1395,6 +1405,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             estimator=self,
             input_name="y",
         )
+        _sequences.check_range(y, "y")
         check_consistent_length(X, y)
         if 0 in y.shape[1:]:
             raise ValueError(f"y has an empty axis in shape {y.shape}; expected at least one target per sample.")

@@ -193,12 +193,15 @@ def check_shape(X, input_shape):
         raise ValueError(f"X has samples of shape {X.shape[1:]}, but input_shape is {tuple(input_shape)}.")
 
 
-def check_range(X):
-    """An error if a value of X is too large for float32, in which networks compute."""
+def check_range(X, name="X"):
+    """An error if X holds dates, or a value too large for float32, in which networks compute."""
+    if X.dtype.kind in "mM":
+        raise ValueError(f"Input {name} holds {X.dtype}; expected numbers: subtract a start and divide by a unit.")
     largest = np.finfo(np.float32).max
-    if X.size and X.dtype.kind == "f" and X.dtype.itemsize > 4 and (X.max() > largest or X.min() < -largest):
+    is_wide = X.size and X.dtype.kind == "f" and X.dtype.itemsize > 4
+    if is_wide and (np.fmax.reduce(X, None) > largest or np.fmin.reduce(X, None) < -largest):  # NaN is looked over
         raise ValueError(
-            "Input X contains a value too large for dtype('float32'); expected X scaled to less than 3e38."
+            f"Input {name} contains a value too large for dtype('float32'); expected {name} scaled to less than 3e38."
         )
 
 
@@ -226,7 +229,7 @@ def channel_statistics(X, index, sample_weight=None):
     return mean, np.sqrt(squares / total)
 
 
-def safe_scale(mean, scale):
-    """The scale, 1 where it is no more than the rounding of float32: a constant is not divided by noise."""
-    constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
-    return np.where(constant | (scale == 0), 1.0, scale)
+def safe_scale(mean, scale, *, dtype=np.float64):
+    """The scale, 1 for a constant, and at least what values of `dtype` about the mean differ by."""
+    constant = scale <= np.maximum(1e-12 * np.abs(mean), np.finfo(np.float32).tiny)
+    return np.where(constant, 1.0, np.maximum(scale, np.finfo(dtype).eps * np.abs(mean)))

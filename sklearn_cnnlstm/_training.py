@@ -56,7 +56,7 @@ def resolve_device(device):
 
 
 def _is_available(device):
-    if device.type in ("cpu", "meta"):
+    if device.type == "cpu":
         return True
     backend = getattr(torch, device.type, None)
     if backend is None or not backend.is_available():
@@ -628,12 +628,15 @@ def _say_nothing(text):
 
 def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings):
     """A skorch net around a network instance."""
+    optimizer = OPTIMIZERS.get(optimizer, optimizer)
+    if not issubclass(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer={optimizer!r}; expected one of {tuple(OPTIMIZERS)} or a torch.optim class.")
     if verbose == 1 and _is_watched():
         callbacks = [*callbacks, ProgressLine()]
     return TrainingNet(
         module,
         criterion=loss,
-        optimizer=OPTIMIZERS.get(optimizer, optimizer),
+        optimizer=optimizer,
         device=str(device),
         callbacks=callbacks,
         train_split=None,

@@ -107,6 +107,13 @@ def test_weighted_statistics_are_those_of_repeated_samples():
     np.testing.assert_allclose(got, (repeated.mean(axis=(0, 1, 2)), repeated.std(axis=(0, 1, 2))), rtol=1e-12)
 
 
-def test_constant_channels_are_not_divided_by_noise():
-    mean, std = np.array([0.0, 1e9, 2.0]), np.array([0.0, 1.0, 0.5])
-    assert _sequences.safe_scale(mean, std).tolist() == [1.0, 1.0, 0.5]
+def test_constants_are_divided_by_one():
+    mean, std = np.array([0.0, 7.0, 1e9, 0.0]), np.array([0.0, 1e-15, 1e-7, 1e-40])
+    assert _sequences.safe_scale(mean, std).tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_scale_is_at_least_what_the_dtype_can_tell_apart():
+    mean, std = np.array([1e9, 1e9, 2.0]), np.array([1.0, 1e4, 0.5])
+    spacing = 1e9 * 2.0**-23
+    assert _sequences.safe_scale(mean, std, dtype=np.float32).tolist() == [spacing, 1e4, 0.5]
+    assert _sequences.safe_scale(mean, std).tolist() == [1.0, 1e4, 0.5]
