@@ -76,6 +76,9 @@ def sequences_from_frame(df, *, sample=None, time=None, target=None, groups=None
         raise TypeError(f"df is a {type(df).__name__}; expected a pandas DataFrame.")
     if df.empty:
         raise ValueError(f"df has shape {df.shape}; expected at least one row and one column.")
+    if not df.columns.is_unique:
+        twice = df.columns[df.columns.duplicated()].unique().tolist()
+        raise ValueError(f"df has columns {twice} more than once; expected unique names.")
     named = [*_as_list(sample), *_as_list(time), *_as_list(target), *_as_list(groups)]
     unknown = [column for column in named if column not in df.columns]
     if unknown:
@@ -132,8 +135,7 @@ def _check_stamps(df, sample, time, codes, ids, order):
     stamps = stamps[order]
     if stamps.hasnans:
         raise ValueError(f"Row {order[stamps.isna().argmax()]} of df has no time in {name}; expected one in each row.")
-    stamps = np.asarray(stamps)
-    rises = (stamps[1:] > stamps[:-1]) | (codes[1:] != codes[:-1])
+    rises = np.asarray(stamps[1:] > stamps[:-1], dtype=bool) | (codes[1:] != codes[:-1])
     if not rises.all():
         row = rises.argmin() + 1
         raise ValueError(

@@ -191,6 +191,12 @@ def test_unknown_columns_are_named():
         sequences_from_frame(long_table(), sample="sample", time="when", target="class")
 
 
+def test_columns_of_one_name_are_refused():
+    df = long_table()
+    with pytest.raises(ValueError, match=r"df has columns \['x'\] more than once; expected unique names"):
+        sequences_from_frame(pd.concat([df, df[["x"]]], axis=1), **COLUMNS)
+
+
 def test_table_without_channels_is_refused():
     with pytest.raises(ValueError, match="expected at least one channel"):
         sequences_from_frame(long_table()[["sample", "t"]], sample="sample", time="t")
