@@ -71,7 +71,7 @@ def test_samples_of_several_lengths_become_a_list():
 
 
 def test_interleaved_rows_are_sorted_to_their_samples_in_order_of_appearance():
-    df = long_table([3, 3]).sort_values(["t", "sample"], ascending=[True, False], ignore_index=True)
+    df = long_table([100, 100]).sort_values(["t", "sample"], ascending=[True, False], ignore_index=True)
     X, y, _, ids = sequences_from_frame(df, **COLUMNS)
     assert ids.tolist() == ["s1", "s0"]
     assert y.tolist() == ["b", "a"]
@@ -482,8 +482,9 @@ def test_padding_beside_integers_is_nan():
 
 def test_gaps_inside_a_sample_are_imputed_and_the_padding_is_not():
     X = sequences(3)
-    X[0, 1, 2] = X[1, 2, :] = np.nan  # one value and one step
+    X[0, 1, 2] = X[1, 2, :] = np.nan
     X[2, 3:] = np.nan
+    X[2, 2, 0] = X[3, 4, 1] = np.nan  # in the last valid step
     got = TimeDistributed(SimpleImputer()).fit_transform(X)
     means = np.nanmean(X.reshape(-1, 4), axis=0)
     expected = np.where(np.isnan(X), means, X)
