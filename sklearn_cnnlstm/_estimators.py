@@ -44,7 +44,10 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     is_small = math.prod(sample_shape) <= 64
     is_image = len(space) >= 2
 
+    is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
+
     conv_channels = (16, 32, 64) if is_image else (32, 32, 32) if is_small else (64, 64, 64)
+    conv_channels = (8, 16) if is_map else conv_channels
     kernel_size = tuple(min(k, 2 * side - 1) for k in ((3, 3, 3) if is_image else (9, 5, 3)))
     pool_size, length = [], side
     for _ in conv_channels:
@@ -54,12 +57,12 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
 
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
     batch_size = min(batch_size, n_samples)
-    n_updates = 200 if is_small else 400
+    n_updates = 150 if is_map else 200 if is_small else 400
     return {
         "conv_channels": conv_channels,
         "kernel_size": kernel_size,
         "pool_size": tuple(pool_size),
-        "hidden_size": 32 if is_small else 64,
+        "hidden_size": 32 if is_small or is_map else 64,
         "batch_size": batch_size,
         "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, 200)),
     }
@@ -124,10 +127,13 @@ class _BaseCNNLSTM(BaseEstimator):
         and W (space), such as "NCT" or "NTCHW". None is (n_samples, n_timesteps, *spatial, n_channels).
     input_shape : tuple of int, default=None
         Shape of one sample, in the order of `layout` without N, into which the columns of a 2-D X unfold.
-    target : "sample" or "step", default="sample"
-        What a target belongs to: a sample, or each time step (y of shape (n_samples, n_timesteps), for numbers also
-        (n_samples, n_timesteps, n_outputs), where NaN is no observation: out of the loss and the score). For "step" no
-        state is pooled, and the CNN of 3-D X keeps the steps unless `pool_size` is given.
+    target : "sample", "step" or "map", default="sample"
+        What a target belongs to: a sample; each time step, y of shape (n_samples, n_timesteps); or each pixel of one
+        map or of `horizon` maps to come, y of shape (n_samples, *spatial) or (n_samples, horizon, *spatial). Numbers
+        may have a last axis of outputs more. In y of "step" and "map" NaN is no observation: out of the loss and the
+        score. For "step" no state is pooled, and the CNN of 3-D X keeps the steps unless `pool_size` is given. For
+        "map" the LSTM runs at each place of the CNN's maps, and a regressor of no more outputs than X has channels
+        predicts the change from the first channels of the last frame; `conv_bank` is not used.
     {task}
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
@@ -262,7 +268,7 @@ class _BaseCNNLSTM(BaseEstimator):
             (n_samples, n_features): see the class. Arrays of h5py, zarr, dask or xarray are read batch by batch.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor;
-            with `target="step"` as told there.
+            for the other values of `target` see there.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample's loss, at least 0; only ratios matter. Samples of weight 0 are left out.
         groups : array-like of shape (n_samples,), default=None
@@ -380,6 +386,7 @@ class _BaseCNNLSTM(BaseEstimator):
             dropout=self.dropout,
             backbone=self.backbone,
             quantiles=getattr(self, "quantiles_", ()),
+            **self._map_settings(X, y),
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
@@ -387,8 +394,14 @@ class _BaseCNNLSTM(BaseEstimator):
         self._constant_channels = np.flatnonzero(scale != std)
         stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
         network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
-        self._set_target_statistics(network, y, weight, index)
+        self._set_target_statistics(network, X, y, weight, index)
         return network
+
+    def _map_settings(self, X, y):
+        """What a network that answers with maps needs to know besides."""
+        if self._target != "map":
+            return {}
+        return {"horizon": y.shape[1], "from_last_frame": y.dtype.kind == "f" and y.shape[-1] <= X.shape[-1]}
 
     def _build_net(self, module, callbacks):
         return _training.build_net(
@@ -564,6 +577,23 @@ class _BaseCNNLSTM(BaseEstimator):
                 f"target={self.target!r}, but {type(self).__name__} was fitted with target={self._target!r}."
             )
 
+    def _answer_shape(self, y, X, *, reset, numbers):
+        """Shape of y with all its axes; sets, or compares with, the shape of one answer."""
+        full = _full_shape(y, X, self._target, numbers=numbers)
+        shape = y.shape[2:] if self._target == "step" else y.shape[1:]
+        if reset:
+            self._target_shape = shape
+        elif shape != self._target_shape:
+            raise ValueError(
+                f"y has targets of shape {shape}, but {type(self).__name__} was fitted with {self._target_shape}."
+            )
+        return full
+
+    def _as_y(self, values, *trailing):
+        """Values with all axes of y in the shape that fit saw, and `trailing` axes of their own."""
+        where = values.shape[: 2 if self._target == "step" else 1]
+        return values.reshape(*where, *self._target_shape, *trailing)
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def embed(self, X):
@@ -577,7 +607,8 @@ class _BaseCNNLSTM(BaseEstimator):
         Returns
         -------
         features : ndarray of shape (n_samples, d), float32
-            The pooled states of the LSTM; with `target="step"` the state of each step, (n_samples, n_timesteps, d).
+            The pooled states of the LSTM; with `target="step"` the state of each step, (n_samples, n_timesteps, d);
+            with "map" the pooled states at each place of the CNN's maps, (n_samples, *places, d).
         """
         return self._ask("embed", X)
 
@@ -875,7 +906,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
             Labels out of `classes_`, or an indicator matrix if fit saw one.
         """
-        logits = self._ask("outputs", X)
+        logits = self._logits(X)
         return (logits > 0).astype(int) if self._is_multilabel else self.classes_[logits.argmax(axis=-1)]
 
     def predict_proba(self, X):
@@ -891,7 +922,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         probabilities : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of `classes_`; for multilabel y the probability of each label.
         """
-        logits = self._ask("outputs", X)
+        logits = self._logits(X)
         return expit(logits) if self._is_multilabel else softmax(logits, axis=-1)
 
     def predict_log_proba(self, X):
@@ -907,7 +938,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         log_probabilities : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of `classes_`.
         """
-        logits = self._ask("outputs", X)
+        logits = self._logits(X)
         return log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=-1)
 
     def decision_function(self, X):
@@ -923,19 +954,19 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes), float32
             Logits; for two classes the logit of the second less that of the first.
         """
-        logits = self._ask("outputs", X)
+        logits = self._logits(X)
         if self._is_multilabel or len(self.classes_) > 2:
             return logits
         return logits[..., -1] - logits[..., 0] if len(self.classes_) == 2 else logits[..., 0]
 
     def score(self, X, y, sample_weight=None):
-        """Accuracy: the share of samples (with `target="step"` of observed steps) whose label is predicted.
+        """Accuracy: the share of samples, of observed steps or of observed pixels whose label is predicted.
 
         Parameters
         ----------
         X : array-like of the shape that fit saw
             For 3-D X and up the number of time steps may differ.
-        y : array-like of shape (n_samples,), (n_samples, n_labels) or (n_samples, n_timesteps)
+        y : array-like of the shape that fit saw
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample.
@@ -952,6 +983,10 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         _check_same_shape(y, prediction)
         weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
         return float(np.average(y == prediction, weights=~pd.isna(y) * _beside(weight, y)))
+
+    def _logits(self, X):
+        logits = self._ask("outputs", X)
+        return logits if self._target == "sample" else self._as_y(logits, logits.shape[-1])
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Labels as int64 codes into `classes_`, an indicator matrix as float32; sets `classes_` if asked to."""
@@ -984,7 +1019,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         return y.astype(np.float32) if is_multilabel else self._codes(y)
 
     def _check_labels_with_gaps(self, y, X, *, reset, classes):
-        """Labels per step as int64 codes into `classes_`, -1 where there is none (NaN or None)."""
+        """Labels per step or pixel as int64 codes into `classes_`, -1 where there is none (NaN or None)."""
         y = check_array(
             y,
             ensure_2d=False,
@@ -995,7 +1030,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             input_name="y",
         )
         check_consistent_length(X, y)
-        _check_step_shape(y, X, n_axes=(2,))
+        shape = self._answer_shape(y, X, reset=reset, numbers=False)
         observed = ~pd.isna(y)
         labels = y[observed]
         if labels.dtype == object:  # as gaps among integers or strings make it
@@ -1008,7 +1043,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             self.classes_ = _first_classes(labels, classes)
         codes = np.full(y.shape, -1)
         codes[observed] = self._codes(labels)
-        return codes
+        return codes.reshape(shape)
 
     def _codes(self, labels):
         unknown = np.setdiff1d(labels, self.classes_)
@@ -1019,7 +1054,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _decode_y(self, y):
         if self._is_multilabel:
             return y.astype(int)
-        return self.classes_[y] if (y >= 0).all() else np.where(y >= 0, self.classes_[y].astype(object), np.nan)
+        labels = self.classes_[y] if (y >= 0).all() else np.where(y >= 0, self.classes_[y].astype(object), np.nan)
+        return labels if self._target == "sample" else self._as_y(labels)
 
     def _encode(self, y, network):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
@@ -1027,7 +1063,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _n_outputs(self, y):
         return len(self.classes_)
 
-    def _set_target_statistics(self, network, y, weight, index):
+    def _set_target_statistics(self, network, X, y, weight, index):
         pass  # labels have none
 
     def _count_labels(self, y, *, reset):
@@ -1087,12 +1123,29 @@ def _beside(weight, y):
     return weight.reshape(-1, *[1] * (y.ndim - 1))
 
 
-def _check_step_shape(y, X, *, n_axes):
-    """An error unless y has `n_axes` axes, the first two as long as those of X."""
-    if y.shape[:2] != X.shape[:2] or y.ndim not in n_axes or 0 in y.shape:
-        n, n_timesteps = X.shape[:2]
-        expected = f"({n}, {n_timesteps})" + (f" or ({n}, {n_timesteps}, n_outputs)" if 3 in n_axes else "")
-        raise ValueError(f"y has shape {y.shape}; expected {expected} for target='step': an answer per time step.")
+def _full_shape(y, X, target, *, numbers):
+    """Shape of y with all axes: (n[, time], output) or (n, horizon, *space, output), no output axis for labels."""
+    if target == "sample":
+        return len(y), math.prod(y.shape[1:])
+    is_map = target == "map"
+    places = X.shape[2:-1] if is_map else X.shape[1:2]
+    if not places:
+        raise ValueError(f"target='map' needs X with space, of 4 to 6 dimensions; got X of {X.ndim}.")
+    readings = []
+    for lead, trail in itertools.product(range(1 + is_map), range(1 + numbers)):
+        if y.ndim == 1 + lead + len(places) + trail and y.shape[1 + lead :][: len(places)] == places:
+            horizon = (y.shape[1] if lead else 1,) if is_map else ()
+            outputs = (y.shape[-1] if trail else 1,) if numbers else ()
+            readings.append((len(y), *horizon, *places, *outputs))
+    expected = f"({len(X)}, {'[horizon, ]' * is_map}{', '.join(map(str, places))}{'[, n_outputs]' * numbers})"
+    if not readings or 0 in y.shape:
+        raise ValueError(f"y has shape {y.shape}; expected {expected} for target={target!r} and this X.")
+    if len(readings) > 1:
+        raise ValueError(
+            f"y has shape {y.shape}, whose second axis may be the horizon or whose last the outputs; expected all axes "
+            f"of {expected}."
+        )
+    return readings[0]
 
 
 def _check_same_shape(y, prediction):
@@ -1104,13 +1157,34 @@ def _missing_y(estimator):
     return f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
 
 
-def _statistics_of_steps(y, weight):
-    """Mean and standard deviation of each output over all observed steps."""
-    weight = np.broadcast_to(1.0 if weight is None else _beside(weight, y), y.shape) * _observed(y)
-    y, total = np.nan_to_num(y), weight.sum((0, 1))
-    total = np.where(total == 0, 1.0, total)  # an output that nobody observed
-    mean = (weight * y).sum((0, 1)) / total
-    return mean, np.sqrt((weight * (y - mean) ** 2).sum((0, 1)) / total)
+def _observed_statistics(y, weight, *, per_pixel):
+    """Mean of each output, or of each of its pixels, and the standard deviation of the output about it."""
+    weight = _observed(y) * (1.0 if weight is None else _beside(weight, y))
+    y = np.nan_to_num(y)
+    axes = tuple(range(y.ndim - 1))
+    mean_axes = axes[:1] if per_pixel else axes
+    mean = (weight * y).sum(mean_axes) / np.maximum(weight.sum(mean_axes), np.finfo(float).tiny)
+    squares = (weight * (y - mean) ** 2).sum(axes)
+    return mean, np.sqrt(squares / np.maximum(weight.sum(axes), np.finfo(float).tiny))
+
+
+def _score_of_steps(y, prediction, weight):
+    """R2 of each output over all observed steps, averaged."""
+    weight = np.broadcast_to(weight[:, np.newaxis], y.shape[:2]).ravel()
+    columns = zip(y.reshape(len(weight), -1).T, prediction.reshape(len(weight), -1).T, strict=True)
+    observed = [(~np.isnan(truth), truth, guess) for truth, guess in columns]
+    return float(np.mean([r2_score(truth[o], guess[o], sample_weight=weight[o]) for o, truth, guess in observed]))
+
+
+def _score_of_maps(y, prediction, weight):
+    """1 - SSE / SST about each pixel's mean, over all observed pixels together; without variance as r2_score."""
+    weight = _beside(weight, y) * ~np.isnan(y)
+    y = np.nan_to_num(y.astype(np.float64))
+    mean = (weight * y).sum(0) / np.maximum(weight.sum(0), np.finfo(float).tiny)
+    error, total = (weight * (y - prediction) ** 2).sum(), (weight * (y - mean) ** 2).sum()
+    if total == 0:
+        return float(error == 0)
+    return float(1 - error / total)
 
 
 def _check_quantiles(quantiles):
@@ -1352,13 +1426,13 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         mean, scale = self.net_.module_.target_statistics()
         outputs = outputs if self.quantiles_ else outputs[..., np.newaxis]
         y = outputs * scale[..., np.newaxis] + mean[..., np.newaxis]
-        where = y.shape[: 2 if self._target == "step" else 1]
-        return y.reshape(*where, *self._target_shape, y.shape[-1]).astype(self._target_dtype, copy=False)
+        return self._as_y(y, y.shape[-1]).astype(self._target_dtype, copy=False)
 
     def score(self, X, y, sample_weight=None):
         """Coefficient of determination R2 of the prediction, averaged over the outputs.
 
-        With `target="step"` an output's R2 is that of all its observed steps together.
+        With `target="step"` an output's R2 is that of all its observed steps together. With "map" it is 1 - SSE / SST
+        about the mean of each pixel, over all observed pixels together.
 
         Parameters
         ----------
@@ -1377,19 +1451,14 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         y = np.asarray(y)
         prediction = self.predict(X)
         if self._target != "sample":
-            return self._score_of_steps(y, prediction, sample_weight)
+            _check_same_shape(y, prediction)
+            weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
+            score = _score_of_maps if self._target == "map" else _score_of_steps
+            return score(y, prediction, weight)
         if max(y.ndim, prediction.ndim) > 2:
             _check_same_shape(y, prediction)
             y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
         return r2_score(y, prediction, sample_weight=sample_weight)
-
-    def _score_of_steps(self, y, prediction, sample_weight):
-        _check_same_shape(y, prediction)
-        weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
-        weight = np.broadcast_to(weight[:, np.newaxis], y.shape[:2]).ravel()
-        columns = zip(y.reshape(len(weight), -1).T, prediction.reshape(len(weight), -1).T, strict=True)
-        observed = [(~np.isnan(truth), truth, guess) for truth, guess in columns]
-        return float(np.mean([r2_score(truth[o], guess[o], sample_weight=weight[o]) for o, truth, guess in observed]))
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Targets as float64 (sample, output); sets, or compares with, the shape that fit saw."""
@@ -1409,29 +1478,22 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         check_consistent_length(X, y)
         if 0 in y.shape[1:]:
             raise ValueError(f"y has an empty axis in shape {y.shape}; expected at least one target per sample.")
-        if self._target == "step":
-            _check_step_shape(y, X, n_axes=(2, 3))
         if np.isnan(y).all():
             raise ValueError("y has no number that is not NaN; expected at least one.")
-        where, shape = (y.shape[:2], y.shape[2:]) if self._target == "step" else (y.shape[:1], y.shape[1:])
+        shape = self._answer_shape(y, X, reset=reset, numbers=True)
         quantiles = _check_quantiles(self.quantiles) if self.loss == "quantile" else ()
         if reset:
             self.quantiles_ = quantiles
-            self._target_shape = shape
             self._target_dtype = y.dtype if y.dtype.kind == "f" else np.dtype(np.float32)
-        elif shape != self._target_shape:
-            raise ValueError(
-                f"y has targets of shape {shape}, but {type(self).__name__} was fitted with {self._target_shape}."
-            )
         if quantiles != self.quantiles_:
             raise ValueError(
                 f"quantiles={quantiles}, but {type(self).__name__} was fitted with {self.quantiles_}; a network that "
                 "is trained further keeps them (loss other than 'quantile': none)."
             )
-        return y.reshape(*where, -1).astype(np.float64)
+        return y.reshape(shape).astype(np.float64)
 
     def _decode_y(self, y):
-        return y.reshape(*y.shape[:-1], *self._target_shape)
+        return self._as_y(y)
 
     def _encode(self, y, network):
         mean, scale = network.target_statistics()
@@ -1443,12 +1505,17 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     def _count_labels(self, y, *, reset):
         pass  # numbers have none
 
-    def _set_target_statistics(self, network, y, weight, index):
+    def _set_target_statistics(self, network, X, y, weight, index):
         if self._target == "sample":
             mean, std = _sequences.channel_statistics(y, index, weight)
         else:
-            mean, std = _statistics_of_steps(y[index], None if weight is None else weight[index])
+            weight = None if weight is None else weight[index]
+            mean, std = _observed_statistics(y[index], weight, per_pixel=self._target == "map")
         network.set_statistics(target_mean=mean, target_scale=_sequences.safe_scale(mean, std))
+        if self._target == "map":
+            frames = _sequences.last_frames(X, index)[:, np.newaxis, ..., : y.shape[-1]]
+            mean, std = _observed_statistics(frames, weight, per_pixel=True)
+            network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
 
     def _loss(self):
         return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")

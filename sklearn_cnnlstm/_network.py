@@ -14,6 +14,7 @@ _LAYERS = {
     2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
     3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d),
 }
+_DECODERS = {1: (nn.Conv1d, "linear"), 2: (nn.Conv2d, "bilinear"), 3: (nn.Conv3d, "trilinear")}
 _BACKBONE_GIVES = (
     "expected (batch, features) or (batch, features, *space) of frames (batch, channels, *space), "
     "and (batch, features, time) of 3-D X."
@@ -53,7 +54,7 @@ class CNNLSTM(nn.Module):
         n_spatial = len(sample_shape) - 2
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
         cnn = make_cnn(n_channels, n_spatial)
-        self.cnn = PerFrame(cnn) if n_spatial else AlongTime(cnn)
+        self.cnn = self.over_frames(cnn) if n_spatial else AlongTime(cnn)
         if conv_bank:
             axes = sample_shape[1:-1] or sample_shape[:1]
             bank = KernelBank(n_channels, axes, conv_bank)
@@ -62,6 +63,9 @@ class CNNLSTM(nn.Module):
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
         self.head = make_head(self.n_features, n_outputs, dropout, quantiles)
+
+    def over_frames(self, cnn):
+        return PerFrame(cnn)
 
     def embed(self, X):  # (batch, time, *space, channel)
         X = (X - self.input_mean) / self.input_scale
@@ -126,13 +130,99 @@ class StepCNNLSTM(CNNLSTM):
         return X.repeat_interleave(self.stride, 1)[:, :n_timesteps]  # (batch, time, hidden)
 
 
-NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM}  # by what a target belongs to
+class MapCNNLSTM(CNNLSTM):
+    """Maps (batch, horizon, *space, output): a sequence of states at each place of the CNN's maps, and a decoder.
+
+    With `from_last_frame` an answer is the change from the first channels of the last frame, both of them measured from
+    what is usual at the pixel.
+    """
+
+    def __init__(self, sample_shape, n_outputs, *, horizon, from_last_frame, dropout, quantiles=(), **sizes):
+        super().__init__(sample_shape, n_outputs, dropout=dropout, **(sizes | {"conv_bank": 0}))
+        _, *frame = sample_shape
+        self.places = self.cnn.places(frame)
+        self.head = MapDecoder(self.n_features, frame, horizon, n_outputs, dropout, quantiles)
+        shape = (horizon, *frame[:-1], n_outputs)
+        self.register_buffer("target_mean", torch.zeros(shape))
+        self.register_buffer("target_scale", torch.ones(shape))
+        self.start = LastFrame(shape[1:], quantiles) if from_last_frame else FromNothing()
+
+    def over_frames(self, cnn):
+        return PerPlace(cnn)
+
+    def set_frame_statistics(self, mean, scale):
+        self.start.set_statistics(mean, scale)
+
+    def embed(self, X):
+        return super().embed(X).unflatten(0, (len(X), *self.places))  # (batch, *place, feature)
+
+    def forward(self, X):
+        frame = (X[:, -1] - self.input_mean) / self.input_scale
+        return self.head(self.embed(X), frame) + self.start(X[:, -1])
+
+
+class MapDecoder(nn.Module):
+    """Features of places (batch, *place, feature) and the last frame to maps (batch, horizon, *space, output)."""
+
+    def __init__(self, n_features, frame, horizon, n_outputs, dropout, quantiles, width=32):
+        super().__init__()
+        *self.space, n_channels = frame
+        conv, self.mode = _DECODERS[len(self.space)]
+        self.narrow = make_head(n_features, width, dropout)
+        self.conv = conv(width + n_channels, width, 3, padding="same")
+        self.output = make_output(width, horizon * n_outputs, quantiles)
+        nn.init.zeros_(next(self.output.parameters()))  # a forecast starts from the last frame itself
+        if not quantiles:
+            nn.init.zeros_(self.output.bias)
+        self.outputs_axis = 1 + len(self.space)
+        self.maps = (horizon, n_outputs)
+
+    def forward(self, X, frame):
+        X = self.narrow(X).movedim(-1, 1)  # (batch, width, *place)
+        X = F.interpolate(X, size=self.space, mode=self.mode)  # (batch, width, *space)
+        X = F.relu(self.conv(torch.cat([X, frame.movedim(-1, 1)], dim=1)))
+        X = self.output(X.movedim(1, -1))  # (batch, *space, horizon * output[, quantile])
+        return X.unflatten(self.outputs_axis, self.maps).movedim(self.outputs_axis, 1)
+
+
+class LastFrame(nn.Module):
+    """The first channels of a frame, measured from what is usual at each pixel."""
+
+    def __init__(self, shape, quantiles):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+        self.quantile_axis = (1,) if quantiles else ()
+
+    def set_statistics(self, mean, scale):
+        self.mean.copy_(torch.as_tensor(mean))
+        self.scale.copy_(torch.as_tensor(scale))
+
+    def forward(self, X):  # (batch, *space, channel)
+        X = (X[..., : self.mean.shape[-1]] - self.mean) / self.scale
+        return X.reshape(len(X), 1, *self.mean.shape, *self.quantile_axis)
+
+
+class FromNothing(nn.Module):
+    """In place of LastFrame where the answers do not continue what X holds."""
+
+    def set_statistics(self, mean, scale):
+        pass
+
+    def forward(self, X):
+        return 0.0
+
+
+NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
 
 
 def make_head(n_features, n_outputs, dropout, quantiles=()):
     """Features to a number per output, or to one per output and quantile."""
-    output = Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
-    return nn.Sequential(nn.LayerNorm(n_features), nn.Dropout(dropout), output)
+    return nn.Sequential(nn.LayerNorm(n_features), nn.Dropout(dropout), make_output(n_features, n_outputs, quantiles))
+
+
+def make_output(n_features, n_outputs, quantiles=()):
+    return Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
 
 
 class Quantiles(nn.Module):
@@ -147,6 +237,28 @@ class Quantiles(nn.Module):
 
     def forward(self, X):  # (..., feature)
         return self.unflatten(self.linear(X)).sort(-1).values  # (..., output, quantile)
+
+
+class PerPlace(nn.Module):
+    """One CNN shared by all steps; each place of its maps is a sequence of its own."""
+
+    def __init__(self, cnn):
+        super().__init__()
+        self.cnn = cnn
+
+    def forward(self, X):  # (batch, time, *space, channel)
+        maps = self.cnn(X.flatten(0, 1).movedim(-1, 1))  # (batch * time, filter, *place)
+        maps = maps.reshape(*X.shape[:2], maps.shape[1], -1)  # (batch, time, filter, place)
+        return maps.permute(0, 3, 1, 2).flatten(0, 1)  # (batch * place, time, filter)
+
+    def places(self, frame):
+        """Shape of the CNN's maps of a frame (*space, channel); a CNN that gives no maps has one place."""
+        *space, n_channels = frame
+        training = self.cnn.training
+        with torch.no_grad():
+            maps = self.cnn.eval()(torch.zeros(2, n_channels, *space))
+        self.cnn.train(training)
+        return tuple(maps.shape[2:]) or (1,) * len(space)
 
 
 class AlongTime(nn.Module):

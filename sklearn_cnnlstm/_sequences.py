@@ -229,6 +229,13 @@ def channel_statistics(X, index, sample_weight=None):
     return mean, np.sqrt(squares / total)
 
 
+def last_frames(X, index):
+    """The last steps (sample, *space, channel) of the rows `index` of canonical X, in float64."""
+    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
+    parts = [np.asarray(X[index[start : start + rows]])[:, -1] for start in range(0, len(index), rows)]
+    return np.concatenate(parts).astype(np.float64)
+
+
 def safe_scale(mean, scale, *, dtype=np.float64):
     """The scale, 1 for a constant, and at least what values of `dtype` about the mean differ by."""
     constant = scale <= np.maximum(1e-12 * np.abs(mean), np.finfo(np.float32).tiny)

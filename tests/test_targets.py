@@ -1,4 +1,4 @@
-"""Targets with a shape: an answer per time step."""
+"""Targets with a shape: an answer per time step, or maps."""
 
 import pickle
 
@@ -282,7 +282,7 @@ def test_balanced_weights_count_observed_steps():
 def test_y_that_has_not_the_steps_of_X_is_refused(cls, shape):
     X, _ = steps(cls)
     y = np.resize(np.array(["a", "b"]) if cls is CNNLSTMClassifier else np.arange(2.0), shape)
-    with pytest.raises(ValueError, match=rf"y has shape \({shape[0]},.*\); expected \(24, 10\).* for target='step'"):
+    with pytest.raises(ValueError, match=rf"y has shape \({shape[0]},.*\); expected \(24, 10.*\) for target='step'"):
         make(cls).fit(X, y)
 
 
@@ -343,3 +343,193 @@ def test_infinite_y_is_refused(cls):
     y[0, 0] = np.inf
     with pytest.raises(ValueError, match="Input y contains infinity"):
         make(cls).fit(X, y)
+
+
+# -- maps
+
+
+def drifting(n=40, n_timesteps=4, size=(6, 8), seed=0, horizon=1):
+    """Smooth maps that move one column per step on a torus, and how they go on."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.meshgrid(*[np.arange(s) * 2 * np.pi / s for s in size], indexing="ij")
+    phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    steps = range(n_timesteps + horizon)
+    maps = [np.sin(columns + phase - t * 2 * np.pi / size[1]) + np.cos(rows) for t in steps]
+    maps = np.stack(maps, axis=1) + 0.05 * rng.normal(size=(n, len(steps), *size))
+    return maps[:, :n_timesteps, ..., None], maps[:, n_timesteps:]
+
+
+def make_map(cls, **params):
+    small = {"conv_channels": (4,), "pool_size": 2, "hidden_size": 4, "max_epochs": 2, "random_state": 0}
+    return cls(target="map", **{**small, **params})
+
+
+def sign(y):
+    return np.where(y > 0, "up", "down")
+
+
+def test_next_map_is_learned_better_than_the_last_one():
+    X, y = drifting(n=80)
+    model = CNNLSTMRegressor(target="map", random_state=0).fit(X, y[:, 0])
+    X, y = drifting(n=40, seed=1)
+    error = np.mean((model.predict(X) - y[:, 0]) ** 2)
+    assert error < 0.3 * np.mean((X[:, -1, ..., 0] - y[:, 0]) ** 2)
+
+
+def test_each_pixel_gets_its_label():
+    X, y = drifting(n=80)
+    model = CNNLSTMClassifier(target="map", random_state=0).fit(X, sign(y[:, 0]))
+    X, y = drifting(n=40, seed=1)
+    assert model.score(X, sign(y[:, 0])) > max(0.9, np.mean(sign(X[:, -1, ..., 0]) == sign(y[:, 0])))
+
+
+@pytest.mark.parametrize("size", [(7,), (5, 6), (3, 4, 5)])
+@pytest.mark.parametrize("n_outputs", [(), (1,), (2,), (3,)])
+@pytest.mark.parametrize("horizon", [(), (1,), (4,)])
+def test_maps_come_back_in_the_shape_of_y(size, n_outputs, horizon):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(6, 3, *size, 2)), rng.normal(size=(6, *horizon, *size, *n_outputs))
+    model = make_map(CNNLSTMRegressor, max_epochs=1).fit(X, y)
+    assert model.predict(X).shape == model.predict(X[:, :2]).shape == y.shape
+    assert model.score(X, y) <= 1
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_classifier_of_maps_agrees_with_itself(horizon):
+    X, y = drifting(horizon=horizon)
+    y = sign(y[:, 0] if horizon == 1 else y)
+    model = make_map(CNNLSTMClassifier).fit(X, y)
+    probability = model.predict_proba(X)
+    assert probability.shape == (*y.shape, 2)
+    assert model.predict_log_proba(X).shape == (*y.shape, 2)
+    assert ((model.decision_function(X) > 0) == (model.predict(X) == "up")).all()
+    assert (model.predict(X) == model.classes_[probability.argmax(axis=-1)]).all()
+    assert model.score(X, y) == pytest.approx(np.mean(model.predict(X) == y))
+
+
+def test_quantiles_of_maps_are_the_last_axis():
+    X, y = drifting(horizon=2)
+    model = make_map(CNNLSTMRegressor, loss="quantile").fit(X, y)
+    assert model.predict_quantiles(X).shape == (*y.shape, 3)
+    assert (np.diff(model.predict_quantiles(X), axis=-1) >= 0).all()
+
+
+def test_embedding_is_the_state_at_each_place_of_the_cnn():
+    X, y = drifting(size=(6, 9))
+    assert make_map(CNNLSTMRegressor, pooling="last").fit(X, y[:, 0]).embed(X).shape == (40, 3, 5, 8)
+
+
+def barely_trained(X, y):
+    return make_map(CNNLSTMRegressor, lr=1e-12, max_epochs=1).fit(X, y).predict(X)
+
+
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_forecast_starts_from_the_last_frame_and_the_mean_change_of_a_pixel(horizon):
+    rng = np.random.default_rng(0)
+    climate = rng.normal(size=(6, 8, 2)) * 5 + 300
+    X = climate + rng.normal(size=(400, 3, 6, 8, 2))
+    y = X[:, -1:, ..., :1] + 7 + np.zeros((horizon, 1, 1, 1))
+    np.testing.assert_allclose(barely_trained(X, y), y, atol=0.02)
+
+
+def test_more_outputs_than_channels_start_from_the_mean_of_each_pixel():
+    X, y = drifting(horizon=2)
+    y = np.moveaxis(y, 1, -1) + 100
+    np.testing.assert_allclose(barely_trained(X, y), np.broadcast_to(y.mean(axis=0), y.shape), atol=1e-3)
+
+
+def test_score_of_maps_is_one_minus_the_ratio_of_squares_about_each_pixels_mean():
+    X, y = drifting()
+    y = gaps(y[:, 0] + 10 * np.arange(8))
+    model = make_map(CNNLSTMRegressor).fit(X, y)
+    error, about_mean = np.nansum((y - model.predict(X)) ** 2), np.nansum((y - np.nanmean(y, axis=0)) ** 2)
+    assert model.score(X, y) == pytest.approx(1 - error / about_mean)
+    weight = np.arange(40) % 2
+    assert model.score(X, y, sample_weight=weight) == pytest.approx(model.score(X[1::2], y[1::2]))
+
+
+def test_loss_of_maps_is_the_mean_over_observed_pixels():
+    X, y = drifting(horizon=2)
+    X_val, y_val = drifting(horizon=2, seed=2)
+    y_val = gaps(y_val)
+    model = make_map(CNNLSTMRegressor, early_stopping=False).fit(X, gaps(y), X_val=X_val, y_val=y_val)
+    scale = model.net_.module_.target_scale.numpy()[..., 0]
+    errors = (model.predict(X_val) - y_val) / scale
+    assert model.history_["valid_loss"].iloc[-1] == pytest.approx(np.nanmean(errors**2), rel=1e-4)
+
+
+def test_pixels_that_are_never_observed_are_let_be():
+    X, y = drifting()
+    land = y[:, 0].copy()
+    land[:, 0, :4] = np.nan
+    model = make_map(CNNLSTMRegressor).fit(X, land)
+    assert np.isfinite(model.predict(X)).all()
+    assert np.isfinite(model.score(X, land))
+
+
+def test_maps_work_in_cross_validation_searches_and_early_stopping():
+    X, y = drifting()
+    assert cross_val_predict(make_map(CNNLSTMRegressor), X, y[:, 0], cv=2).shape == (40, 6, 8)
+    assert np.isfinite(cross_val_score(make_map(CNNLSTMClassifier), X, sign(y[:, 0]), cv=2)).all()
+    search = GridSearchCV(make_map(CNNLSTMRegressor, early_stopping=True), {"dropout": [0.0, 0.3]}, cv=2)
+    assert search.fit(X, gaps(y[:, 0])).predict(X).shape == (40, 6, 8)
+
+
+def test_map_model_is_the_same_after_pickling_and_for_the_same_seed():
+    X, y = drifting()
+    model = make_map(CNNLSTMRegressor).fit(X, y[:, 0])
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    np.testing.assert_array_equal(clone(model).fit(X, y[:, 0]).predict(X), model.predict(X))
+
+
+def test_backbone_without_maps_is_broadcast_over_the_pixels():
+    X, y = drifting()
+
+    def backbone(n_channels, _):
+        return nn.Sequential(nn.Conv2d(n_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    assert make_map(CNNLSTMRegressor, backbone=backbone).fit(X, y[:, 0]).predict(X).shape == (40, 6, 8)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 6), (40, 8, 6), (40, 6, 9), (40, 2, 2, 6, 8)])
+def test_y_that_has_not_the_pixels_of_X_is_refused(shape):
+    X, _ = drifting()
+    with pytest.raises(ValueError, match=r"y has shape .*; expected \(40, \[horizon, \]6, 8.*\) for target='map'"):
+        make_map(CNNLSTMRegressor).fit(X, np.zeros(shape))
+
+
+def test_y_of_two_readings_is_refused():
+    X, _ = drifting(size=(6, 6))
+    with pytest.raises(ValueError, match="second axis may be the horizon or whose last the outputs; expected all axes"):
+        make_map(CNNLSTMRegressor).fit(X, np.zeros((40, 6, 6, 6)))
+
+
+def test_maps_of_series_without_space_are_refused():
+    X, y = steps(CNNLSTMRegressor)
+    with pytest.raises(ValueError, match="target='map' needs X with space, of 4 to 6 dimensions; got X of 3"):
+        make_map(CNNLSTMRegressor).fit(X, y)
+
+
+def test_other_horizon_is_refused_later():
+    X, y = drifting(horizon=2)
+    model = make_map(CNNLSTMClassifier, warm_start=True).fit(X, sign(y))
+    with pytest.raises(ValueError, match=r"y has targets of shape \(1, 6, 8\), but .* was fitted with \(2, 6, 8\)"):
+        model.fit(X, sign(y[:, :1]))
+
+
+@pytest.mark.slow
+def test_next_months_sea_surface_temperature_beats_persistence_and_climatology(load_data):
+    data = load_data("SST_Nino34")
+    series, years = data["series"], data["time"].astype("U4").astype(int)
+    months = np.arange(12, len(series))
+    X = np.nan_to_num(np.stack([series[i - 12 : i] for i in months]))[..., None]
+    y, train = series[months], years[months] < 1990
+    model = CNNLSTMRegressor(target="map", random_state=0).fit(X[train], y[train])
+    X, y = X[~train], y[~train]
+
+    def error(prediction):
+        return np.sqrt(np.nanmean((prediction - y) ** 2))
+
+    persistence, climatology = error(X[:, -1, ..., 0]), error(0.0)
+    assert error(model.predict(X)) < 0.97 * persistence < climatology
