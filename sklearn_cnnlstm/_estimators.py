@@ -16,7 +16,15 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names, r2_score
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedShuffleSplit
+from sklearn.model_selection import (
+    GroupKFold,
+    GroupShuffleSplit,
+    KFold,
+    ShuffleSplit,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
@@ -25,7 +33,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from . import _sequences, _training
-from ._network import NETWORKS, POOLINGS
+from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Correction, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _SIZE = Interval(Integral, 1, None, closed="left")
@@ -63,16 +71,27 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
         "kernel_size": kernel_size,
         "pool_size": tuple(pool_size),
         "hidden_size": 32 if is_small or is_map else 64,
+        "conv_bank": _auto_bank(n_samples, sample_shape) if target == "sample" else 0,
         "batch_size": batch_size,
         "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, 200)),
     }
 
 
+def _auto_bank(n_samples, sample_shape):
+    """As many frozen kernels as some seconds allow; fewer for many samples, whose answer is solved for by feature."""
+    if n_samples < 10:
+        return 0
+    n_spatial = len(sample_shape) - 2
+    most = (588 if n_samples <= 2000 else 168) if n_spatial == 0 else 96
+    return int(np.clip(2e8 / (n_samples * math.prod(sample_shape[:-1])), 84 if n_spatial == 0 else 24, most))
+
+
 class _BaseCNNLSTM(BaseEstimator):
     """What the classifier and the regressor share: everything but the meaning of y.
 
-    conv_bank : int, default=0
-        Frozen dilated kernels (MiniRocket's) beside the learned filters of the CNN; 0: none.
+    conv_bank : "auto" or int, default="auto"
+        Frozen dilated kernels (MiniRocket's) beside the learned CNN and LSTM, whose answer is solved for by ridge
+        regression; 0: none. "auto" is none for tables, for targets other than "sample" and in `partial_fit`.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -148,7 +167,7 @@ class _BaseCNNLSTM(BaseEstimator):
     """
 
     _parameter_constraints = {
-        "conv_bank": [Interval(Integral, 0, None, closed="left")],
+        "conv_bank": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "conv_channels": _SIZE_OR_SIZES,
         "kernel_size": _SIZE_OR_SIZES,
         "pool_size": _SIZE_OR_SIZES,
@@ -300,16 +319,17 @@ class _BaseCNNLSTM(BaseEstimator):
                 valid = X, y, weight, valid_index
             else:
                 train_index, valid = np.arange(len(X)), None
-            self._train(X, y, weight, train_index, valid, seed=_draw_seed(random_state), goes_on=goes_on)
+            self._train(X, y, weight, train_index, valid, groups=groups, seed=_draw_seed(random_state), goes_on=goes_on)
         return self
 
-    def _train(self, X, y, weight, index, valid, *, seed, goes_on=False):
+    def _train(self, X, y, weight, index, valid, *, seed, groups=None, goes_on=False):
         """Fit a network to the rows `index` and commit the fitted attributes."""
         index = _weighted_rows(index, weight)
         self._resolve(len(index), X.shape[1:], keep_network=goes_on)
         with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
             module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
-            train = _training.Samples(X, self._encode(y, module), self._loss_weight(y, weight), index)
+            folds = self._readout_folds(y[index], groups if groups is None else np.asarray(groups)[index])
+            train = _training.Samples(X, self._encode(y, module), self._loss_weight(y, weight), index, folds=folds)
             callbacks, valid_samples = [], None
             if valid is not None:
                 X_valid, y_valid, weight_valid, valid_index = valid
@@ -338,7 +358,7 @@ class _BaseCNNLSTM(BaseEstimator):
             index = _weighted_rows(np.arange(len(X)), weight)
             if first:
                 self._resolve(len(index), X.shape[1:])
-                self.early_stopping_, self.max_epochs_ = False, 1
+                self.early_stopping_, self.max_epochs_, self.conv_bank_ = False, 1, 0
             if first or not hasattr(self, "_random_state"):
                 self._random_state = check_random_state(self.random_state)
             with _training.training_scope(
@@ -366,16 +386,20 @@ class _BaseCNNLSTM(BaseEstimator):
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_ = resolved["hidden_size"]
+            is_table = self._n_axes == 2 and self.input_shape is None
+            self.conv_bank_ = 0 if _is_auto(self.conv_bank) and is_table else resolved["conv_bank"]
         self.batch_size_ = min(resolved["batch_size"], n_samples)
         self.max_epochs_ = resolved["max_epochs"]
         self.device_ = _training.resolve_device(self.device)
         self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
 
     def _build_network(self, X, y, weight, index):
-        network = NETWORKS[self.target](
+        kind, extra = NETWORKS[self.target], {}
+        if self.conv_bank_:
+            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, "join": self._join}
+        network = kind(
             X.shape[1:],
             self._n_outputs(y),
-            conv_bank=self.conv_bank,
             conv_channels=self.conv_channels_,
             kernel_size=self.kernel_size_,
             pool_size=self.pool_size_,
@@ -385,15 +409,18 @@ class _BaseCNNLSTM(BaseEstimator):
             pooling=_check_pooling(self.pooling),
             dropout=self.dropout,
             backbone=self.backbone,
+            norm=self._norm if self.conv_channels_ and not self.backbone else "layer",
             quantiles=getattr(self, "quantiles_", ()),
             **self._map_settings(X, y),
+            **extra,
         )
         mean, std = _sequences.channel_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
-        stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
-        network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
+        if self.conv_bank_:
+            stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
+            network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
         self._set_target_statistics(network, X, y, weight, index)
         return network
 
@@ -594,6 +621,22 @@ class _BaseCNNLSTM(BaseEstimator):
         where = values.shape[: 2 if self._target == "step" else 1]
         return values.reshape(*where, *self._target_shape, *trailing)
 
+    def _readout_folds(self, y, groups):
+        """Row numbers of the parts on which the readout of frozen features is validated: neighbours, whole groups."""
+        if not self.conv_bank_:
+            return None
+        n_folds = 5 if len(y) < 5000 else 3
+        labels = self._stratify(y)
+        if groups is not None and len(np.unique(groups)) > 1:
+            splitter = GroupKFold(min(n_folds, len(np.unique(groups))))
+        elif labels is None:
+            splitter = KFold(min(n_folds, len(y)))
+        else:
+            splitter = StratifiedKFold(max(2, min(n_folds, np.unique(labels, return_counts=True)[1].max())))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            return [part for _, part in splitter.split(y, labels, groups)]
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def embed(self, X):
@@ -741,7 +784,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         Epochs trained, and the one whose weights were kept.
     history_ : DataFrame
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
-    conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.
@@ -784,7 +827,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def __init__(
         self,
         *,
-        conv_bank=0,
+        conv_bank="auto",
         conv_channels="auto",
         kernel_size="auto",
         pool_size="auto",
@@ -1060,6 +1103,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _encode(self, y, network):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
+    _join, _norm = Vote, "batch"
+
     def _n_outputs(self, y):
         return len(self.classes_)
 
@@ -1248,7 +1293,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         Epochs trained, and the one whose weights were kept.
     history_ : DataFrame
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
-    conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.
@@ -1292,7 +1337,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     def __init__(
         self,
         *,
-        conv_bank=0,
+        conv_bank="auto",
         conv_channels="auto",
         kernel_size="auto",
         pool_size="auto",
@@ -1498,6 +1543,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     def _encode(self, y, network):
         mean, scale = network.target_statistics()
         return np.nan_to_num(((y - mean) / scale).astype(np.float32))  # where nothing was observed the weight is 0
+
+    _join, _norm = Correction, "layer"
 
     def _n_outputs(self, y):
         return y.shape[-1]

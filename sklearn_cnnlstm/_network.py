@@ -1,11 +1,12 @@
 """What the model is: a CNN reads the space inside each step, an LSTM the order of the steps, a head answers."""
 
-import itertools
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ._bank import KernelBank
 
 POOLINGS = ("last", "mean", "max", "attention")
 
@@ -32,7 +33,6 @@ class CNNLSTM(nn.Module):
         sample_shape,
         n_outputs,
         *,
-        conv_bank,
         conv_channels,
         kernel_size,
         pool_size,
@@ -42,9 +42,11 @@ class CNNLSTM(nn.Module):
         pooling,
         dropout,
         backbone=None,
+        norm="layer",
         quantiles=(),
     ):
         super().__init__()
+        self.n_outputs = n_outputs
         n_channels = sample_shape[-1]
         self.register_buffer("input_mean", torch.zeros(n_channels))
         self.register_buffer("input_scale", torch.ones(n_channels))
@@ -55,26 +57,28 @@ class CNNLSTM(nn.Module):
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
         cnn = make_cnn(n_channels, n_spatial)
         self.cnn = self.over_frames(cnn) if n_spatial else AlongTime(cnn)
-        if conv_bank:
-            axes = sample_shape[1:-1] or sample_shape[:1]
-            bank = KernelBank(n_channels, axes, conv_bank)
-            self.cnn = Beside(self.cnn, bank, over_time=not n_spatial)
         self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
-        self.head = make_head(self.n_features, n_outputs, dropout, quantiles)
+        self.head = make_head(self.n_features, n_outputs, dropout, quantiles, norm=norm)
+
+    def standardise(self, X):
+        return (X - self.input_mean) / self.input_scale
 
     def over_frames(self, cnn):
         return PerFrame(cnn)
 
     def embed(self, X):  # (batch, time, *space, channel)
-        X = (X - self.input_mean) / self.input_scale
-        X = self.cnn(X)  # (batch, step, filter)
+        X = self.cnn(self.standardise(X))  # (batch, step, filter)
         X, last = self.lstm(X)  # (batch, step, hidden), (batch, hidden)
         return self.pool(X, last)  # (batch, feature)
 
     def forward(self, X):
         return self.head(self.embed(X))  # (batch, output)
+
+    def answers(self, X):
+        """What is compared with the targets in training: the output, of a network that is trained as a whole."""
+        return (self(X),)
 
     def set_statistics(self, **statistics):
         """Fill the named buffers from arrays."""
@@ -84,11 +88,6 @@ class CNNLSTM(nn.Module):
     def target_statistics(self):
         """Mean and scale of the targets as float64 arrays that hold the buffers' float32 values exactly."""
         return self.target_mean.cpu().double().numpy(), self.target_scale.cpu().double().numpy()
-
-    def calibrate(self, X):
-        """Set the thresholds of the frozen kernels by some training samples in the user's units."""
-        if isinstance(self.cnn, Beside):
-            self.cnn.calibrate((torch.as_tensor(X) - self.input_mean) / self.input_scale)
 
     def _cnn_width(self, sample_shape):
         """Filters per step, found by passing an empty batch through the CNN: a backbone need not tell its width."""
@@ -121,8 +120,7 @@ class StepCNNLSTM(CNNLSTM):
 
     def embed(self, X):  # (batch, time, *space, channel)
         n_timesteps = X.shape[1]
-        X = (X - self.input_mean) / self.input_scale
-        X, _ = self.lstm(self.cnn(X))  # (batch, step, hidden)
+        X, _ = self.lstm(self.cnn(self.standardise(X)))  # (batch, step, hidden)
         if X.shape[1] * self.stride < n_timesteps:
             raise ValueError(
                 f"backbone made {X.shape[1]} steps of {n_timesteps}; target='step' needs as many as X has."
@@ -138,7 +136,7 @@ class MapCNNLSTM(CNNLSTM):
     """
 
     def __init__(self, sample_shape, n_outputs, *, horizon, from_last_frame, dropout, quantiles=(), **sizes):
-        super().__init__(sample_shape, n_outputs, dropout=dropout, **(sizes | {"conv_bank": 0}))
+        super().__init__(sample_shape, n_outputs, dropout=dropout, **sizes)
         _, *frame = sample_shape
         self.places = self.cnn.places(frame)
         self.head = MapDecoder(self.n_features, frame, horizon, n_outputs, dropout, quantiles)
@@ -213,15 +211,43 @@ class FromNothing(nn.Module):
         return 0.0
 
 
+NETWORKS = {"sample":class BankCNNLSTM(CNNLSTM):
+    """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Correction."""
+
+    def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):
+        super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
+        self.bank = KernelBank(sample_shape, conv_bank)
+        self.join = join(self.bank, n_outputs, hidden_size)
+
+    def features(self, X):
+        """What the frozen kernels see in X: (batch, feature)."""
+        return self.bank(self.standardise(X))
+
+    def forward(self, X, features=None):
+        features = self.features(X) if features is None else features
+        return self.join(super().forward(X), features)
+
+    def answers(self, X, features=None, base=None):
+        """What is compared with the targets in training, each on its own."""
+        features = self.features(X) if features is None and base is None else features
+        return self.join.answers(super().forward(X), features, base)
+
+    def calibrate(self, X):
+        """Set the thresholds of the frozen kernels by some training samples in the user's units."""
+        self.bank.calibrate(self.standardise(torch.as_tensor(X)))
+
+
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
 
 
-def make_head(n_features, n_outputs, dropout, quantiles=()):
+def make_head(n_features, n_outputs, dropout, quantiles=(), norm="layer"):
     """Features to a number per output, or to one per output and quantile."""
-    return nn.Sequential(nn.LayerNorm(n_features), nn.Dropout(dropout), make_output(n_features, n_outputs, quantiles))
+    norm = nn.BatchNorm1d(n_features) if norm == "batch" else nn.LayerNorm(n_features)
+    return nn.Sequential(norm, nn.Dropout(dropout), make_output(n_features, n_outputs, quantiles))
 
 
 def make_output(n_features, n_outputs, quantiles=()):
+    """A number per output, or one per output and quantile."""
     return Quantiles(n_features, n_outputs, quantiles) if quantiles else nn.Linear(n_features, n_outputs)
 
 
@@ -328,90 +354,105 @@ class ConvBlock(nn.Module):
         return self.pool(Y)
 
 
-class KernelBank(nn.Module):
-    """Frozen dilated kernels and how far each response is above a threshold, smoothly between 0 and 1.
+class Vote(nn.Module):
+    """The mean of three opinions: of the learned network, and of two that read the frozen features.
 
-    The kernels are MiniRocket's (Dempster et al., KDD 2021): length 9, three weights of 2 among six of -1, a dilation
-    from 1 to an eighth of the axis, a random subset of channels. Each lies along one axis of space (or along time).
+    One of these is linear in all features, the other an LSTM over those of the parts of time, with what belongs to all
+    of the time beside it. Each opinion is trained by itself: trained as a sum, the quickest to fit leaves the others
+    nothing to learn.
     """
 
-    def __init__(self, n_channels, axes, n_kernels):
+    def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
-        conv = _LAYERS[len(axes)][0]
-        groups = [
-            (axis, 2**power)
-            for axis, length in enumerate(axes)
-            for power in range(max(1, ((max(length, 2) - 1) // 8).bit_length()))
-        ][:n_kernels]
-        self.convs = nn.ModuleList()
-        for i, (axis, dilation) in enumerate(groups):
-            n_filters = n_kernels // len(groups) + (i < n_kernels % len(groups))
-            size = [1] * max(len(axes), 2)
-            size[axis - len(axes)] = 9
-            layer = conv(n_channels, n_filters, size, padding="same", dilation=dilation, bias=False)
-            layer.weight.data.copy_(_kernels(n_filters, n_channels).reshape(layer.weight.shape))
-            self.convs.append(layer.requires_grad_(False))
-        self.register_buffer("threshold", torch.zeros(n_kernels))
-        self.register_buffer("softness", torch.ones(n_kernels))
+        self.split = bank.split
+        self.readout = FrozenReadout(bank.width, n_outputs)
+        self.norm = FrozenNorm(bank.width)
+        self.narrow = nn.Sequential(nn.Dropout(0.3), nn.Linear(bank.part_width, hidden_size), nn.ReLU())
+        self.lstm = LSTMStack(hidden_size, hidden_size, 1, True, 0.0)
+        self.pool = TimePool(self.lstm.width, ("mean", "max"))
+        self.head = nn.Linear(self.pool.width, n_outputs)
+        self.beside = nn.Linear(bank.n_flat, n_outputs)
+        for layer in (self.head, self.beside):
+            nn.init.zeros_(layer.weight)
 
-    def forward(self, X):  # (batch, channel, *space)
-        Y = self.responses(X).movedim(1, -1)
-        return torch.sigmoid((Y - self.threshold) / self.softness).movedim(-1, 1)  # (batch, kernel, *space)
+    def forward(self, learned, features):  # (batch, output), (batch, feature)
+        return (learned + self.readout(features) + self.read(features)) / 3
 
-    def responses(self, X):
-        return torch.cat([conv(X) for conv in self.convs], dim=1)
+    def answers(self, learned, features, base):
+        """What is trained, each on its own."""
+        return learned, self.read(features)
 
-    def calibrate(self, X):
-        """Thresholds at quantiles of the responses to X that are spread evenly over the kernels."""
-        responses = self.responses(X).transpose(0, 1).flatten(1)  # (kernel, value)
-        n_kernels, n_values = responses.shape
-        golden = (torch.arange(1, n_kernels + 1) * 0.618034) % 1  # as MiniRocket draws its quantiles
-        ordered = responses.sort(dim=1).values
-        self.threshold.copy_(ordered.gather(1, (golden * n_values).long()[:, None])[:, 0])
-        self.softness.copy_(0.1 * responses.std(dim=1, correction=0) + 1e-6)
+    def learn(self, features, coefficients, intercept, predictions):
+        """Take over what was solved for; returns what `answers` is to be given for each training sample."""
+        self.readout.set(coefficients, intercept)
+        self.norm.set(features)
+        return {"features": features}
+
+    def read(self, features):
+        whole, parts = self.split(self.norm(features))
+        states, last = self.lstm(self.narrow(parts))  # (batch, part, hidden)
+        return self.head(self.pool(states, last)) + self.beside(whole)
 
 
-def _kernels(n_filters, n_channels):
-    """(filter, channel, 9) weights: each filter one of the 84 patterns, on a random subset of the channels."""
-    patterns = torch.full((84, 9), -1.0)
-    for row, places in zip(patterns, itertools.combinations(range(9), 3), strict=True):
-        row[list(places)] = 2.0
-    rows = torch.cat([torch.randperm(84) for _ in range(-(-n_filters // 84))])[:n_filters]
-    n_used = (min(n_channels, 9) ** torch.rand(n_filters)).round()
-    ranks = torch.rand(n_filters, n_channels).argsort(dim=1).argsort(dim=1)
-    return patterns[rows][:, None, :] * (ranks < n_used[:, None])[:, :, None]
+class Correction(nn.Module):
+    """What is linear in the frozen features, and the learned network's correction of it.
 
+    In training the linear part is what it predicts of samples that it was not fitted to, as only that has the errors
+    that are to be corrected.
+    """
 
-class Beside(nn.Module):
-    """The steps of a CNN with those of a bank beside them, each kernel's share of time or space above its threshold."""
-
-    def __init__(self, cnn, bank, *, over_time):
+    def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
-        self.cnn = cnn
-        self.bank = bank
-        self.norm = nn.BatchNorm1d(len(bank.threshold))
-        self.shares = self._shares_of_time if over_time else self._shares_of_frames
+        self.readout = FrozenReadout(bank.width, n_outputs)
 
-    def forward(self, X):  # (batch, time, *space, channel)
-        steps = self.cnn(X)  # (batch, step, filter)
-        shares = self.norm(self.shares(X, steps.shape[1]).mT).mT
-        return torch.cat([steps, shares], dim=2)
+    def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
+        return _added(learned, self.readout(features))
 
-    def calibrate(self, X):
-        frames = X if self.shares == self._shares_of_time else X.flatten(0, 1)
-        self.bank.calibrate(_as_image(frames.movedim(-1, 1)))
+    def answers(self, learned, features, base):
+        """What is trained."""
+        return (_added(learned, self.readout(features) if base is None else base),)
 
-    def _shares_of_time(self, X, n_steps):
-        return F.adaptive_avg_pool1d(self.bank(_as_image(X.mT)).flatten(2), n_steps).mT
-
-    def _shares_of_frames(self, X, n_steps):
-        frames = self.bank(_as_image(X.flatten(0, 1).movedim(-1, 1)))
-        return frames.flatten(2).mean(2).unflatten(0, X.shape[:2])
+    def learn(self, features, coefficients, intercept, predictions):
+        """Take over what was solved for; returns what `answers` is to be given for each training sample."""
+        self.readout.set(coefficients, intercept)
+        return {"base": predictions.float()}
 
 
-def _as_image(X):
-    """(batch, channel, length) as an image one pixel high, anything else as it is."""
-    return X.unsqueeze(2) if X.ndim == 3 else X
+def _added(learned, base):
+    return learned + (base.unsqueeze(-1) if learned.ndim > base.ndim else base)
+
+
+class FrozenReadout(nn.Module):
+    """A linear function that is solved for, not trained."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.register_buffer("coefficients", torch.zeros(n_features, n_outputs))
+        self.register_buffer("intercept", torch.zeros(n_outputs))
+
+    def forward(self, X):
+        return X @ self.coefficients + self.intercept
+
+    def set(self, coefficients, intercept):
+        self.coefficients.copy_(coefficients)
+        self.intercept.copy_(intercept)
+
+
+class FrozenNorm(nn.Module):
+    """Features less their mean, by their standard deviation, as they were in the training data."""
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def forward(self, X):
+        return (X - self.mean) / self.scale
+
+    def set(self, X):
+        self.mean.copy_(torch.cat([part.float().mean(0) for part in X.split(256, dim=1)]))
+        scale = torch.cat([part.float().std(0, correction=0) for part in X.split(256, dim=1)])
+        self.scale.copy_(torch.where(scale < 1e-6, 1.0, scale))
 
 
 class LSTMStack(nn.Module):

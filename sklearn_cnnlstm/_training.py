@@ -23,12 +23,18 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ._readout import solve_ridge
+
 Device = torch.device
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
+_MIXES_OF_MANY = (1, 0, 0), (1, 5, 1)  # shares in the variance of levels, whole and parts, the frozen features
+_MIXES = (*_MIXES_OF_MANY, (0, 5, 1))
+_FEW_SAMPLES = 2000
+_FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
 _PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
@@ -114,7 +120,9 @@ class Samples(Dataset):
     `sample_weight` has one entry per sample or one per entry of y.
     """
 
-    def __init__(self, X, y, sample_weight=None, index=None):
+    def __init__(self, X, y, sample_weight=None, index=None, *, folds=None):
+        self.folds = folds  # row numbers that the readout of frozen features is validated on, if the network has one
+        self.known = {}  # what the network need not compute anew for each batch, by the name under which it takes it
         self.index = np.arange(len(X)) if index is None else index
         self.all_X = X
         self.y = torch.from_numpy(y[self.index])
@@ -135,7 +143,7 @@ class Samples(Dataset):
 
 
 class _Batches:
-    """One epoch per iteration: ((X, y), weight) on the device, in batches as equal as possible."""
+    """One epoch per iteration: ((X, y), weight, known) on the device, in batches as equal as possible."""
 
     def __init__(self, samples, batch_size, device, shuffle):
         self.samples = samples
@@ -144,6 +152,7 @@ class _Batches:
         self.device = device
         self.y = samples.y.to(device)
         self.weight = None if samples.weight is None else samples.weight.to(device)
+        self.known = {name: values.to(device) for name, values in samples.known.items()}
         self.resident = _to_accelerator(samples, device)
         self.X = None if self.resident is not None else _castable(samples.all_X)
         self.reads_ahead = self.resident is None and _pays_to_read_ahead(self.X)
@@ -167,7 +176,8 @@ class _Batches:
         else:
             rows = rows.to(self.device)
             X = self.resident[rows]
-        return (X, self.y[rows]), None if self.weight is None else self.weight[rows]
+        known = {name: values[rows].float() for name, values in self.known.items()}
+        return (X, self.y[rows]), None if self.weight is None else self.weight[rows], known
 
 
 def _ahead(function, items):
@@ -266,6 +276,19 @@ class SampleLoss(nn.Module):
             return output[..., self.quantiles.index(0.5)]
         return output > 0.5 if self.name == "binary_cross_entropy" else output
 
+    def code(self, y, n_outputs):
+        """y as numbers that can be regressed on: for labels -1 and 1."""
+        if self.name == "cross_entropy":
+            return 2.0 * F.one_hot(y, n_outputs) - 1
+        return 2 * y - 1 if self.name == "binary_cross_entropy" else y
+
+    def factor(self, output, y):
+        """What to multiply regressed codes by so that they are the best logits."""
+        if not self.name.endswith("cross_entropy"):
+            return 1.0
+        factors = _FACTORS.to(output.device)
+        return factors[torch.stack([self(output * factor, y).mean() for factor in factors]).argmin()]
+
     def _cross_entropy(self, output, y):
         return F.cross_entropy(output.movedim(-1, 1), y, reduction="none", label_smoothing=self.label_smoothing)
 
@@ -343,6 +366,10 @@ class TrainingNet(NeuralNet):
         epochs = self.max_epochs if epochs is None else epochs
         train = X if isinstance(X, Samples) else Samples(X, np.asarray(y))
         data = {"dataset_train": train, "dataset_valid": valid}
+        if train.folds is not None:
+            self._solve_readout(train)
+            if valid is not None:
+                valid.known = {"features": self._features(valid)}
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
@@ -370,10 +397,10 @@ class TrainingNet(NeuralNet):
         per_batch = self._listens("on_batch_begin") or self._listens("on_batch_end")
         total = torch.zeros((), device=self._device)
         n = 0
-        for batch, weight in iterator:
+        for batch, weight, known in iterator:
             if per_batch:
                 self.notify("on_batch_begin", batch=batch, training=training)
-            step = step_fn(batch, weight=weight)
+            step = step_fn(batch, weight=weight, known=known)
             size = len(batch[0])
             total += step["loss"] * size
             n += size
@@ -385,9 +412,9 @@ class TrainingNet(NeuralNet):
             self._record(prefix, total / n, n)
         self.history.record(prefix + "_batch_count", len(iterator))
 
-    def train_step(self, batch, weight=None):
+    def train_step(self, batch, weight=None, known=None):
         self._set_lr()
-        step = self._backward(batch, weight)
+        step = self._backward(batch, weight, known or {})
         self.scaler_.unscale_(self.optimizer_)
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
@@ -398,11 +425,11 @@ class TrainingNet(NeuralNet):
         self.scaler_.update()
         return step
 
-    def _backward(self, batch, weight):
+    def _backward(self, batch, weight, known):
         """Gradients of the batch's loss, computed in more and smaller parts when memory runs out."""
         while True:
             try:
-                return self._backward_in_parts(batch, weight)
+                return self._backward_in_parts(batch, weight, known)
             except torch.OutOfMemoryError:
                 if self._n_parts >= len(batch[0]):
                     raise
@@ -416,30 +443,57 @@ class TrainingNet(NeuralNet):
             self._n_parts = min(2 * self._n_parts, len(batch[0]))
             _free_memory(self._device)
 
-    def _backward_in_parts(self, batch, weight):
+    def _backward_in_parts(self, batch, weight, known):
         self.optimizer_.zero_grad()
         X, y = batch
         total, outputs = 0.0, []
-        for X_part, y_part, weight_part in _split((X, y, weight), self._n_parts):
-            step = self._forward((X_part, y_part), weight_part)
+        for X_part, y_part, weight_part, *known_part in _split((X, y, weight, *known.values()), self._n_parts):
+            step = self._forward((X_part, y_part), weight_part, dict(zip(known, known_part, strict=True)))
             loss = step["loss"] * (len(step["y_pred"]) / len(X))
             self.scaler_.scale(loss).backward()
             total = total + loss.detach()
             outputs.append(step["y_pred"].detach())
         return {"loss": total, "y_pred": torch.cat(outputs)}
 
-    def validation_step(self, batch, weight=None):
+    def validation_step(self, batch, weight=None, known=None):
         with torch.no_grad():
-            return self._forward(batch, weight)
+            return self._forward(batch, weight, known or {})
 
-    def _forward(self, batch, weight):
+    def _forward(self, batch, weight, known):
         X, y = batch
         with autocast(self._device, self.precision):
-            output = self.module_(X)
-        loss = self.criterion_(output, y)
+            outputs = self.module_.answers(X, **known) if self.module_.training else (self.module_(X, **known),)
+        loss = sum(self.criterion_(output, y) for output in outputs) / len(outputs)
         if weight is not None:
             loss = loss * weight
-        return {"loss": loss.mean(), "y_pred": output}
+        return {"loss": loss.mean(), "y_pred": sum(outputs) / len(outputs)}
+
+    # the part of the network that is solved for
+
+    def _solve_readout(self, samples):
+        """Read the answers off the frozen features, in closed form, and note what training needs of them."""
+        self._set_training(False)
+        features = self._features(samples)
+        where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
+        targets, weight = self.criterion.code(samples.y, self.module_.n_outputs), samples.weight
+        coefficients, intercept, predictions = solve_ridge(
+            features.to(where),
+            targets.to(where),
+            [torch.from_numpy(fold).to(where) for fold in samples.folds],
+            blocks=self.module_.bank.blocks,
+            mixes=_MIXES if len(features) <= _FEW_SAMPLES else _MIXES_OF_MANY,
+            weight=None if weight is None else weight.to(where),
+        )
+        factor = self.criterion.factor(predictions.float(), samples.y.to(where))
+        known = self.module_.join.learn(features, coefficients * factor, intercept * factor, predictions * factor)
+        samples.known = known
+
+    def _features(self, samples):
+        """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""
+        rows = max(1, _PASS_POSITIONS // math.prod(samples.all_X.shape[1:-1]))
+        blocks = np.array_split(samples.index, math.ceil(len(samples) / rows))
+        features = [self._collect(self.module_.features, samples.all_X[block]) for block in blocks]
+        return torch.cat([torch.from_numpy(part).half() for part in features])
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         return self.criterion_(y_pred, y_true.to(y_pred.device)).mean()
