@@ -784,7 +784,9 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         Epochs trained, and the one whose weights were kept.
     history_ : DataFrame
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
-    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_ : int or tuple of int
+        What the parameters of these names came to.
+    batch_size_, max_epochs_, early_stopping_ : int, int, bool
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.
@@ -1293,7 +1295,9 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         Epochs trained, and the one whose weights were kept.
     history_ : DataFrame
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
-    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_, batch_size_, max_epochs_, early_stopping_ : various
+    conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_ : int or tuple of int
+        What the parameters of these names came to.
+    batch_size_, max_epochs_, early_stopping_ : int, int, bool
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.

@@ -232,6 +232,10 @@ NETWORKS = {"sample":class BankCNNLSTM(CNNLSTM):
         features = self.features(X) if features is None and base is None else features
         return self.join.answers(super().forward(X), features, base)
 
+    def learned(self, X):
+        """What the learned part answers."""
+        return super().forward(X)
+
     def calibrate(self, X):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         self.bank.calibrate(self.standardise(torch.as_tensor(X)))
@@ -362,6 +366,8 @@ class Vote(nn.Module):
     nothing to learn.
     """
 
+    holds_out = False
+
     def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
         self.split = bank.split
@@ -398,15 +404,19 @@ class Correction(nn.Module):
     """What is linear in the frozen features, and the learned network's correction of it.
 
     In training the linear part is what it predicts of samples that it was not fitted to, as only that has the errors
-    that are to be corrected.
+    that are to be corrected. How far the correction is to be trusted, between 0 and 1, shows on samples that it was not
+    trained on.
     """
+
+    holds_out = True
 
     def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
         self.readout = FrozenReadout(bank.width, n_outputs)
+        self.register_buffer("trust", torch.ones(()))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
-        return _added(learned, self.readout(features))
+        return _added(self.trust * learned, self.readout(features))
 
     def answers(self, learned, features, base):
         """What is trained."""
@@ -416,6 +426,12 @@ class Correction(nn.Module):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
         return {"base": predictions.float()}
+
+    def set_trust(self, learned, errors, weight):
+        """Set it to what would have made the errors of some samples least."""
+        learned = learned.mean(-1) if learned.ndim > errors.ndim else learned
+        trust = (weight @ (learned * errors).sum(1)) / (weight @ (learned**2).sum(1))
+        self.trust.copy_(trust.nan_to_num(0.0).clamp(0, 1))
 
 
 def _added(learned, base):

@@ -34,6 +34,7 @@ _CLIP_NORM = 1.0
 _MIXES_OF_MANY = (1, 0, 0), (1, 5, 1)  # shares in the variance of levels, whole and parts, the frozen features
 _MIXES = (*_MIXES_OF_MANY, (0, 5, 1))
 _FEW_SAMPLES = 2000
+_HELD_OUT = 6  # one in so many samples shows how far a correction is to be trusted
 _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
@@ -130,6 +131,14 @@ class Samples(Dataset):
         if sample_weight is not None:
             weight = sample_weight[self.index]
             self.weight = torch.from_numpy((weight * (weight.size / weight.sum())).astype(np.float32))
+
+    def part(self, rows, *, known):
+        """Some of the samples."""
+        part = copy.copy(self)
+        part.index, part.y, part.folds = self.index[rows], self.y[rows], None
+        part.weight = None if self.weight is None else self.weight[rows]
+        part.known = {name: values[rows] for name, values in known.items()}
+        return part
 
     def __len__(self):
         return len(self.index)
@@ -286,8 +295,8 @@ class SampleLoss(nn.Module):
         """What to multiply regressed codes by so that they are the best logits."""
         if not self.name.endswith("cross_entropy"):
             return 1.0
-        factors = _FACTORS.to(output.device)
-        return factors[torch.stack([self(output * factor, y).mean() for factor in factors]).argmin()]
+        losses = torch.stack([self(output * factor, y).mean() for factor in _FACTORS.to(output.device)])
+        return float(_FACTORS[losses.argmin()])
 
     def _cross_entropy(self, output, y):
         return F.cross_entropy(output.movedim(-1, 1), y, reduction="none", label_smoothing=self.label_smoothing)
@@ -366,10 +375,13 @@ class TrainingNet(NeuralNet):
         epochs = self.max_epochs if epochs is None else epochs
         train = X if isinstance(X, Samples) else Samples(X, np.asarray(y))
         data = {"dataset_train": train, "dataset_valid": valid}
+        held_out = None
         if train.folds is not None:
             self._solve_readout(train)
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
+            if self.module_.join.holds_out:
+                train, held_out = self._hold_out(train, valid)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
@@ -384,6 +396,8 @@ class TrainingNet(NeuralNet):
                 if _raised_by_code(interrupt):  # how skorch's callbacks ask to stop
                     break
                 raise
+        if held_out is not None:
+            self._set_trust(held_out)
         return self
 
     def get_iterator(self, dataset, training=False):
@@ -485,8 +499,25 @@ class TrainingNet(NeuralNet):
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))
-        known = self.module_.join.learn(features, coefficients * factor, intercept * factor, predictions * factor)
-        samples.known = known
+        solution = (part.to("cpu") * factor for part in (coefficients, intercept, predictions))
+        samples.known = self.module_.join.learn(features, *solution)
+
+    def _hold_out(self, train, valid):
+        """The samples to train a correction on, and those on which it shows how good that is."""
+        if valid is not None:
+            base = self.module_.join.readout.cpu()(valid.known["features"].float())
+            self.module_.join.readout.to(self._device)
+            return train, valid.part(np.arange(len(valid)), known={"base": base})
+        rows = train.folds[-1][-math.ceil(len(train) / _HELD_OUT) :]
+        others = np.setdiff1d(np.arange(len(train)), rows)
+        return train.part(others, known=train.known), train.part(rows, known=train.known)
+
+    def _set_trust(self, samples):
+        self._set_training(False)
+        learned = torch.from_numpy(self._collect(self.module_.learned, samples.X))
+        errors = samples.y - samples.known["base"]
+        weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
+        self.module_.join.set_trust(learned, errors, weight)
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""
