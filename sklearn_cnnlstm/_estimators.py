@@ -396,7 +396,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def _build_network(self, X, y, weight, index):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
-            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, "join": self._join}
+            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, "join": self._join, "norm": self._norm}
         network = kind(
             X.shape[1:],
             self._n_outputs(y),
@@ -409,7 +409,6 @@ class _BaseCNNLSTM(BaseEstimator):
             pooling=_check_pooling(self.pooling),
             dropout=self.dropout,
             backbone=self.backbone,
-            norm=self._norm if self.conv_channels_ and not self.backbone else "layer",
             quantiles=getattr(self, "quantiles_", ()),
             **self._map_settings(X, y),
             **extra,

@@ -211,7 +211,7 @@ class FromNothing(nn.Module):
         return 0.0
 
 
-NETWORKS = {"sample":class BankCNNLSTM(CNNLSTM):
+class BankCNNLSTM(CNNLSTM):
     """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Correction."""
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):

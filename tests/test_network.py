@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, KernelBank, LSTMStack, TimePool
+from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, LSTMStack, TimePool
 
 SHAPES = [(12, 3), (4, 9, 2), (3, 8, 8, 1), (2, 4, 4, 4, 2)]
 
 
 def build(sample_shape, n_outputs=2, **changes):
     sizes = {
-        "conv_bank": 0,
         "conv_channels": (4, 4),
         "kernel_size": (3, 3),
         "pool_size": (2, 1),
@@ -92,47 +91,6 @@ def test_lstm_starts_with_an_open_forget_gate_and_orthogonal_recurrence():
 def test_no_convolution_leaves_the_steps_to_the_lstm():
     network = build((12, 3), conv_channels=(), kernel_size=(), pool_size=())
     assert network.lstm.layers[0].input_size == 3
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_bank_beside_the_filters_widens_each_step(shape):
-    network, plain = build(shape, conv_bank=10), build(shape)
-    assert network.lstm.layers[0].input_size == plain.lstm.layers[0].input_size + 10
-    assert network(torch.randn(7, *shape)).shape == (7, 2)
-
-
-def test_bank_has_minirockets_kernels_and_is_frozen():
-    bank = KernelBank(n_channels=4, axes=(40,), n_kernels=84 * 3)
-    weights = torch.cat([conv.weight.flatten(2) for conv in bank.convs]).unflatten(1, (4,))
-    assert [conv.dilation for conv in bank.convs] == [(1, 1), (2, 2), (4, 4)]
-    assert not any(parameter.requires_grad for parameter in bank.parameters())
-    used = weights.abs().sum(2) > 0
-    assert used.any(1).all()
-    assert 1 <= used.sum(1).float().mean() < 4
-    patterns = weights[used]
-    assert torch.all(patterns.sum(1) == 0)
-    assert torch.all((patterns == 2).sum(1) == 3)
-
-
-def test_bank_thresholds_are_quantiles_of_the_responses():
-    torch.manual_seed(0)
-    bank = KernelBank(n_channels=1, axes=(30,), n_kernels=50)
-    X = torch.randn(20, 1, 1, 30)
-    bank.calibrate(X)
-    shares = (bank.responses(X) > bank.threshold[:, None, None]).float().mean(dim=(0, 2, 3))
-    golden = (torch.arange(1, 51) * 0.618034) % 1
-    torch.testing.assert_close(shares, 1 - golden, atol=0.02, rtol=0)
-
-
-def test_bank_follows_the_scale_of_the_data():
-    X = torch.randn(30, 12, 3)
-    outputs = []
-    for factor in (1.0, 100.0):
-        network = build((12, 3), conv_bank=20)
-        network.set_statistics(input_mean=[0.0] * 3, input_scale=[factor] * 3)
-        network.calibrate(X * factor)
-        outputs.append(network(X * factor))
-    torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-3)
 
 
 def test_own_backbone_reads_frames():

@@ -29,7 +29,15 @@ from skorch.callbacks import (
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 
-SMALL = {"conv_channels": (8,), "hidden_size": 8, "batch_size": 16, "max_epochs": 6, "lr": 0.02, "random_state": 0}
+SMALL = {
+    "conv_bank": 0,
+    "conv_channels": (8,),
+    "hidden_size": 8,
+    "batch_size": 16,
+    "max_epochs": 6,
+    "lr": 0.02,
+    "random_state": 0,
+}
 
 
 def classifier(*callbacks, **params):

@@ -134,14 +134,14 @@ def batches_of(n, batch_size, *, shuffle=True, weight=None):
 
 def test_every_sample_is_in_one_batch_with_its_target():
     batches = batches_of(33, 8)
-    rows = torch.cat([y for (_, y), _ in batches])
+    rows = torch.cat([y for (_, y), *_ in batches])
     assert sorted(rows.tolist()) == list(range(33))
     assert rows.tolist() != list(range(33))
-    assert all(torch.equal(X[:, 0, 0].long(), y) for (X, y), _ in batches)
+    assert all(torch.equal(X[:, 0, 0].long(), y) for (X, y), *_ in batches)
 
 
 def test_batches_are_as_equal_as_possible():
-    assert [len(y) for (_, y), _ in batches_of(33, 32)] == [17, 16]
+    assert [len(y) for (_, y), *_ in batches_of(33, 32)] == [17, 16]
 
 
 def test_single_sample_is_doubled_for_batch_norm():
@@ -265,7 +265,7 @@ def test_robust_losses_shrug_off_an_outlier(loss):
 
 def test_pickle_holds_neither_data_nor_optimizer():
     X, y = small_set(500)
-    model = CNNLSTMClassifier(max_epochs=1, conv_channels=(4,), hidden_size=4, random_state=0).fit(X, y)
+    model = CNNLSTMClassifier(conv_bank=0, max_epochs=1, conv_channels=(4,), hidden_size=4, random_state=0).fit(X, y)
     stored = pickle.dumps(model)
     n_parameters = sum(p.numel() for p in model.net_.module_.parameters())
     assert len(stored) < 4 * n_parameters + 25_000 < X.nbytes + 4 * n_parameters + 25_000

@@ -1,0 +1,142 @@
+"""What frozen kernels see, and how answers are read off it."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch.nn import functional as F
+
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
+from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, KernelBank
+from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
+
+SHAPES = [(40, 3), (6, 20, 2), (5, 9, 12, 1), (3, 5, 5, 5, 1)]
+
+
+def calibrated_bank(shape, n_kernels, X):
+    torch.manual_seed(0)
+    bank = KernelBank(shape, n_kernels)
+    bank.calibrate(X)
+    return bank
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 1), (2, 1, 1)])
+def test_features_have_the_width_that_the_bank_names(shape):
+    X = torch.randn(7, *shape)
+    features = calibrated_bank(shape, 30, X)(X)
+    assert features.shape == (7, calibrated_bank(shape, 30, X).width)
+    assert features.isfinite().all()
+
+
+def test_kernels_are_minirockets():
+    bank = KernelBank((81, 4), 84 * 4)
+    used = bank.weight.abs().sum(2) > 0
+    assert used.any(1).all()
+    assert 1 <= used.sum(1).float().mean() < 4
+    patterns = bank.weight[used]
+    assert torch.all(patterns.sum(1) == 0)
+    assert torch.all((patterns == 2).sum(1) == 3)
+    assert [dilation for _, dilation in bank.places] == [1, 2, 3, 4, 6, 10]
+
+
+def test_thresholds_are_quantiles_of_the_responses():
+    X = torch.randn(50, 30, 1)
+    bank = calibrated_bank((30, 1), 15, X)
+    R = F.conv1d(X.mT, bank.weight[:5], padding=4, dilation=bank.places[0][1])
+    shares = (R.movedim(1, 0).flatten(1)[:, None] > bank.threshold[: len(R[0]), :, None]).float().mean(2)
+    golden = ((torch.arange(1, 5 * N_THRESHOLDS + 1) * 0.618034) % 1).view(N_THRESHOLDS, 5).mT.sort(dim=1).values
+    assert bank.sizes == [5, 5, 5]
+    torch.testing.assert_close(shares, 1 - golden, atol=0.02, rtol=0)
+
+
+def test_shares_are_those_of_the_parts_of_time():
+    X = torch.randn(4, 32, 1)
+    bank = calibrated_bank((32, 1), 6, X)
+    _, parts = bank.split(bank(X))
+    weight, threshold, softness = bank.weight, bank.threshold[:, N_THRESHOLDS // 2], bank.softness[:, 0]
+    first = bank.sizes[0]
+    for kernel in range(first):
+        R = F.conv1d(X.mT, weight[kernel : kernel + 1], padding=4)[:, 0]
+        above = ((R - threshold[kernel]) / softness[kernel] + 0.5).clamp(0, 1)
+        torch.testing.assert_close(parts[:, :, kernel], above.view(4, N_PARTS, 4).mean(2))
+
+
+def test_padding_is_not_seen():
+    X = torch.randn(4, 50, 3)
+    bank = calibrated_bank((50, 3), 60, X)
+    lengths = torch.tensor([50, 30, 10, 1])
+    padded = X.clone()
+    for row, length in zip(padded, lengths, strict=True):
+        row[length:] = 0
+    alone = torch.cat([bank(row[None, :length]) for row, length in zip(X, lengths, strict=True)])
+    torch.testing.assert_close(bank(padded, lengths), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_input():
+    X = torch.randn(3, 40, 2)
+    bank = calibrated_bank((40, 2), 20, X)
+    X.requires_grad_()
+    bank(X).sum().backward()
+    assert X.grad.isfinite().all()
+    assert (X.grad != 0).any()
+
+
+@pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
+def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(n_samples, n_features))
+    y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2)) + 5
+    weight = random.integers(1, 4, n_samples)
+    folds = [np.arange(n_samples)[i::5] for i in range(5)]
+    Z = X - np.average(X, 0, weight)
+    Z /= np.sqrt(np.average(Z**2, 0, weight) * n_features)
+    best = np.inf
+    for penalty in _PENALTIES.numpy():
+        predictions = np.empty_like(y)
+        for fold in folds:
+            rows = np.setdiff1d(np.arange(n_samples), fold)
+            predictions[fold] = Ridge(alpha=penalty).fit(Z[rows], y[rows], weight[rows]).predict(Z[fold])
+        error = weight @ ((predictions - y) ** 2).sum(1)
+        if error < best:
+            best, expected_cv = error, predictions
+            expected = Ridge(alpha=penalty).fit(Z, y, weight).predict(Z)
+    coefficients, intercept, cv = solve_ridge(
+        torch.tensor(X),
+        torch.tensor(y),
+        [torch.tensor(fold) for fold in folds],
+        blocks=[n_features],
+        mixes=[(1.0,)],
+        weight=torch.tensor(weight),
+    )
+    np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(cv.numpy(), expected_cv, atol=1e-5)
+
+
+def test_frozen_side_alone_tells_frequencies_apart():
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    phase = random.uniform(0, 6, size=60)
+    X = np.sin(np.arange(60) * np.where(y, 0.5, 0.8)[:, None] + phase[:, None])[:, :, None]
+    model = CNNLSTMClassifier(conv_bank=84, max_epochs=1, random_state=0).fit(X[:40], y[:40])
+    module = model.net_.module_
+    features = module.features(torch.tensor(X[40:], dtype=torch.float32))
+    assert (module.join.readout(features).argmax(1).numpy() == y[40:]).all()
+
+
+def test_correction_that_does_not_help_is_not_trusted():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=20, random_state=0).fit(X, y)
+    assert model.net_.module_.join.trust < 0.3
+
+
+def test_frozen_side_stays_as_it_is_in_training():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(40, 30, 2)), np.arange(40) % 2
+    states = [
+        CNNLSTMClassifier(conv_bank=20, max_epochs=epochs, random_state=0).fit(X, y).net_.module_.state_dict()
+        for epochs in (1, 3)
+    ]
+    for name in ("bank.weight", "bank.threshold", "join.readout.coefficients", "join.norm.mean"):
+        assert torch.equal(states[0][name], states[1][name])
+    assert not torch.equal(states[0]["join.head.weight"], states[1]["join.head.weight"])
