@@ -145,7 +145,7 @@ def test_batches_are_as_equal_as_possible():
 
 
 def test_single_sample_is_doubled_for_batch_norm():
-    ((X, _), _) = batches_of(1, 32)[0]
+    ((X, _), *_) = batches_of(1, 32)[0]
     assert len(X) == 2
 
 
@@ -201,7 +201,7 @@ class ShortOfMemory(nn.Module):
 def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(weighted):
     X, y = small_set(40)
     weight = np.linspace(0.5, 2.0, 40) if weighted else None
-    settings = {"max_epochs": 3, "batch_size": 40, "dropout": 0.0, "random_state": 0, "hidden_size": 4}
+    settings = {"conv_bank": 0, "max_epochs": 3, "batch_size": 40, "dropout": 0.0, "random_state": 0, "hidden_size": 4}
     with pytest.warns(RuntimeWarning, match="Out of memory with 40 samples at once") as caught:
         short = CNNLSTMClassifier(backbone=partial(ShortOfMemory, limit=12), **settings).fit(X, y, sample_weight=weight)
     assert len(caught) == 1
