@@ -25,7 +25,14 @@ from sklearn_cnnlstm import CNNLSTMClassifier
 SAMPLE_SHAPE = (500, 50)
 SAMPLE_BYTES = 4 * 500 * 50
 MB, GB = 1e6, 1e9
-SETTINGS = {"conv_channels": (8,), "kernel_size": 3, "pool_size": 50, "hidden_size": 8, "batch_size": 512}
+SETTINGS = {
+    "conv_bank": 0,
+    "conv_channels": (8,),
+    "kernel_size": 3,
+    "pool_size": 50,
+    "hidden_size": 8,
+    "batch_size": 512,
+}
 
 
 def main():

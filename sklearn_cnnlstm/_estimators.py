@@ -25,7 +25,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
     StratifiedShuffleSplit,
 )
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import assert_all_finite, check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
@@ -91,7 +91,7 @@ class _BaseCNNLSTM(BaseEstimator):
 
     conv_bank : "auto" or int, default="auto"
         Frozen dilated kernels (MiniRocket's) beside the learned CNN and LSTM, whose answer is solved for by ridge
-        regression; 0: none. "auto" is none for tables, for targets other than "sample" and in `partial_fit`.
+        regression; 0: none. "auto" is none for tables, quantiles, targets other than "sample" and `partial_fit`.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -303,7 +303,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self._validate_params()
         with _restored_on_error(self):
             goes_on = self.warm_start and hasattr(self, "net_")
-            X = self._check_X(X, reset=not goes_on)
+            X = self._check_X(X, y, reset=not goes_on)
             y = self._check_y(y, X, reset=not goes_on)
             weight = self._check_weight(sample_weight, y)
             groups = _check_groups(groups, X)
@@ -352,7 +352,7 @@ class _BaseCNNLSTM(BaseEstimator):
             raise ValueError("partial_fit does not support early_stopping=True; expected False or 'auto'.")
         with _restored_on_error(self):
             first = not hasattr(self, "net_")
-            X = self._check_X(X, reset=first)
+            X = self._check_X(X, y, reset=first)
             y = self._check_y(y, X, reset=first, classes=classes)
             weight = self._check_weight(sample_weight, y)
             index = _weighted_rows(np.arange(len(X)), weight)
@@ -387,7 +387,8 @@ class _BaseCNNLSTM(BaseEstimator):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_ = resolved["hidden_size"]
             is_table = self._n_axes == 2 and self.input_shape is None
-            self.conv_bank_ = 0 if _is_auto(self.conv_bank) and is_table else resolved["conv_bank"]
+            has_none = is_table or bool(getattr(self, "quantiles_", ()))
+            self.conv_bank_ = 0 if _is_auto(self.conv_bank) and has_none else resolved["conv_bank"]
         self.batch_size_ = min(resolved["batch_size"], n_samples)
         self.max_epochs_ = resolved["max_epochs"]
         self.device_ = _training.resolve_device(self.device)
@@ -419,7 +420,8 @@ class _BaseCNNLSTM(BaseEstimator):
         self._constant_channels = np.flatnonzero(scale != std)
         if self.conv_bank_:
             stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
-            network.calibrate(np.asarray(X[index[::stride]], dtype=np.float32))
+            some = X[index[::stride]]
+            network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         self._set_target_statistics(network, X, y, weight, index)
         return network
 
@@ -457,7 +459,7 @@ class _BaseCNNLSTM(BaseEstimator):
         candidate._n_axes, candidate.n_features_in_ = X.ndim, X.shape[-1]
         vars(candidate).pop("feature_names_in_", None)
         scorer = check_scoring(candidate, scoring=self.scoring)
-        X, y = X[index], self._decode_y(y[index])
+        X, y = _sequences.to_array(X[index]), self._decode_y(y[index])
         keywords = {} if weight is None else {"sample_weight": weight[index]}
 
         def score(net):
@@ -498,18 +500,40 @@ class _BaseCNNLSTM(BaseEstimator):
 
     # -- validation of what users pass -----------------------------------------------------------------------------
 
-    def _check_X(self, X, *, reset):
-        """X as a finite canonical array; sets, or compares with, what fit saw."""
+    def _check_X(self, X, y, *, reset):
+        """X as a finite canonical array cut to its longest sample; sets, or compares with, what fit saw."""
+        X = self._check_shape(X, reset=reset)
+        if isinstance(X, _sequences.Rows):
+            check_consistent_length(X, y)  # before rows are read
+        X = self._trim(X)
+        if reset:
+            self.input_shape_ = X.shape[1:]
+        return X
+
+    def _trim(self, X):
+        """X without padding that all samples share, refused if it has values that are missing."""
+        X, has_gaps = _sequences.trim(X, may_be_padded=self._may_be_padded)
+        if has_gaps.any():
+            assert_all_finite(np.array([np.nan]), estimator_name=type(self).__name__, input_name="X")
+        if isinstance(X, _sequences.Padded) and self.target != "sample":
+            raise ValueError(
+                f"X is ragged (samples have {X.lengths.min()} to {X.lengths.max()} steps), which target="
+                f"{self.target!r} does not support; expected samples of one length, or target='sample'."
+            )
+        return X
+
+    def _check_shape(self, X, *, reset):
+        """X as a canonical array with the axes that fit saw."""
         has_names = hasattr(X, "columns")
         if has_names:  # first, as columns of other names are often full of NaN
             validate_data(self, X, reset=reset, skip_check_array=True)
             _sequences.check_columns(X)
-        array = _sequences.to_array(X)
+        array = _sequences.to_array(X, self.layout)
         is_stream = isinstance(array, _sequences.Rows)
         array = array.mapped(self._check_values) if is_stream else self._check_values(array)
         if reset:
             _sequences.check_shape(array, self.input_shape)
-            self._n_axes = array.ndim
+            self._n_axes, self._may_be_padded = array.ndim, array.ndim > 2
         elif array.ndim != self._n_axes:
             raise ValueError(
                 f"X has {array.ndim} dimensions, but {type(self).__name__} was fitted with X of {self._n_axes}."
@@ -525,8 +549,10 @@ class _BaseCNNLSTM(BaseEstimator):
         return self._fit_shape(canonical, reset)
 
     def _check_values(self, X):
-        """X as a numeric array that is finite in float32 too."""
-        array = check_array(X, dtype="numeric", allow_nd=True, estimator=self, input_name="X")
+        """X as a numeric array whose values are in the range of float32, or NaN."""
+        array = check_array(
+            X, dtype="numeric", allow_nd=True, ensure_all_finite="allow-nan", estimator=self, input_name="X"
+        )
         _sequences.check_range(array)
         return array
 
@@ -548,7 +574,7 @@ class _BaseCNNLSTM(BaseEstimator):
         if y_val is None:
             raise ValueError("X_val was passed without y_val; expected both.")
         try:
-            X = self._check_X(X_val, reset=False)
+            X = self._check_X(X_val, y_val, reset=False)
             y = self._check_y(y_val, X, reset=False)
             weight = self._check_weight(sample_weight_val, y)
         except (TypeError, ValueError) as error:
@@ -626,15 +652,15 @@ class _BaseCNNLSTM(BaseEstimator):
             return None
         n_folds = 5 if len(y) < 5000 else 3
         labels = self._stratify(y)
-        if groups is not None and len(np.unique(groups)) > 1:
-            splitter = GroupKFold(min(n_folds, len(np.unique(groups))))
-        elif labels is None:
-            splitter = KFold(min(n_folds, len(y)))
-        else:
-            splitter = StratifiedKFold(max(2, min(n_folds, np.unique(labels, return_counts=True)[1].max())))
+        n_groups = 0 if groups is None else len(np.unique(groups))
+        if n_groups > 1:
+            return [part for _, part in GroupKFold(min(n_folds, n_groups)).split(y, groups=groups)]
+        if labels is None:
+            return [part for _, part in KFold(min(n_folds, len(y))).split(y)]
+        largest = np.unique(labels, return_counts=True)[1].max()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-            return [part for _, part in splitter.split(y, labels, groups)]
+            return [part for _, part in StratifiedKFold(max(2, min(n_folds, largest))).split(y, labels)]
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -656,8 +682,11 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _ask(self, question, X):
         check_is_fitted(self)
-        X = self._check_X(X, reset=False)
-        return getattr(self.net_.settled(self.device), question)(X)
+        X = self._check_shape(X, reset=False)
+        answer = getattr(self.net_.settled(self.device), question)
+        if isinstance(X, _sequences.Rows):  # each row is read once
+            return np.concatenate([answer(self._trim(part)) for part in X.parts(_training.rows_per_pass(X))])
+        return answer(self._trim(X))
 
 
 def _is_auto(value):

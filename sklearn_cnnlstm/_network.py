@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ._bank import KernelBank
 
@@ -26,6 +27,7 @@ class CNNLSTM(nn.Module):
     """Sequences (batch, time, *space, channel) in the user's units to logits or standardised targets (batch, output).
 
     `sample_shape` is (time, *space, channel) of one training sample; time may differ later, the rest may not.
+    `lengths` (batch,) on the CPU are the valid steps of each sequence of a ragged batch, the longest as long as time.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class CNNLSTM(nn.Module):
         n_spatial = len(sample_shape) - 2
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
         cnn = make_cnn(n_channels, n_spatial)
-        self.cnn = self.over_frames(cnn) if n_spatial else AlongTime(cnn)
+        along_time = AlongTime if backbone is None else LengthByLength
+        self.cnn = self.over_frames(cnn) if n_spatial else along_time(cnn)
         self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
@@ -68,17 +71,24 @@ class CNNLSTM(nn.Module):
     def over_frames(self, cnn):
         return PerFrame(cnn)
 
-    def embed(self, X):  # (batch, time, *space, channel)
-        X = self.cnn(self.standardise(X))  # (batch, step, filter)
-        X, last = self.lstm(X)  # (batch, step, hidden), (batch, hidden)
-        return self.pool(X, last)  # (batch, feature)
+    def embed(self, X, lengths=None):  # (batch, time, *space, channel)
+        X, last, lengths = self.states(X, lengths)  # (batch, step, hidden), (batch, hidden)
+        return self.pool(X, last) if lengths is None else self.pool.ragged(X, last, lengths)  # (batch, feature)
 
-    def forward(self, X):
-        return self.head(self.embed(X))  # (batch, output)
+    def states(self, X, lengths=None):
+        """States of the LSTM at all steps, the last of each direction, and what the CNN leaves of the lengths."""
+        X = self.standardise(X)
+        if lengths is None:
+            return *self.lstm(self.cnn(X)), None
+        X, lengths = self.cnn.ragged(zero_behind(X, lengths), lengths)
+        return *self.lstm.ragged(X, lengths), lengths
 
-    def answers(self, X):
+    def forward(self, X, lengths=None):
+        return self.head(self.embed(X, lengths))  # (batch, output)
+
+    def answers(self, X, lengths=None):
         """What is compared with the targets in training: the output, of a network that is trained as a whole."""
-        return (self(X),)
+        return (self(X, lengths),)
 
     def set_statistics(self, **statistics):
         """Fill the named buffers from arrays."""
@@ -118,9 +128,9 @@ class StepCNNLSTM(CNNLSTM):
         over_time = len(sample_shape) == 2 and backbone is None
         self.stride = math.prod(pool_size[: len(sizes["conv_channels"])]) if over_time else 1
 
-    def embed(self, X):  # (batch, time, *space, channel)
+    def embed(self, X, lengths=None):  # (batch, time, *space, channel)
         n_timesteps = X.shape[1]
-        X, _ = self.lstm(self.cnn(self.standardise(X)))  # (batch, step, hidden)
+        X, *_ = self.states(X, lengths)  # (batch, step, hidden)
         if X.shape[1] * self.stride < n_timesteps:
             raise ValueError(
                 f"backbone made {X.shape[1]} steps of {n_timesteps}; target='step' needs as many as X has."
@@ -151,12 +161,12 @@ class MapCNNLSTM(CNNLSTM):
     def set_frame_statistics(self, mean, scale):
         self.start.set_statistics(mean, scale)
 
-    def embed(self, X):
-        return super().embed(X).unflatten(0, (len(X), *self.places))  # (batch, *place, feature)
+    def embed(self, X, lengths=None):
+        return super().embed(X, lengths).unflatten(0, (len(X), *self.places))  # (batch, *place, feature)
 
-    def forward(self, X):
+    def forward(self, X, lengths=None):
         frame = (X[:, -1] - self.input_mean) / self.input_scale
-        return self.head(self.embed(X), frame) + self.start(X[:, -1])
+        return self.head(self.embed(X, lengths), frame) + self.start(X[:, -1])
 
 
 class MapDecoder(nn.Module):
@@ -219,26 +229,31 @@ class BankCNNLSTM(CNNLSTM):
         self.bank = KernelBank(sample_shape, conv_bank)
         self.join = join(self.bank, n_outputs, hidden_size)
 
-    def features(self, X):
+    def features(self, X, lengths=None):
         """What the frozen kernels see in X: (batch, feature)."""
-        return self.bank(self.standardise(X))
+        X = self.standardise(X)
+        return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
 
-    def forward(self, X, features=None):
-        features = self.features(X) if features is None else features
-        return self.join(super().forward(X), features)
+    def forward(self, X, lengths=None, features=None):
+        features = self.features(X, lengths) if features is None else features
+        return self.join(self.learned(X, lengths), features)
 
-    def answers(self, X, features=None, base=None):
+    def answers(self, X, lengths=None, features=None, base=None):
         """What is compared with the targets in training, each on its own."""
-        features = self.features(X) if features is None and base is None else features
-        return self.join.answers(super().forward(X), features, base)
+        features = self.features(X, lengths) if features is None and base is None else features
+        return self.join.answers(self.learned(X, lengths), features, base)
 
-    def learned(self, X):
+    def learned(self, X, lengths=None):
         """What the learned part answers."""
-        return super().forward(X)
+        return super().forward(X, lengths)
 
-    def calibrate(self, X):
+    def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
-        self.bank.calibrate(self.standardise(torch.as_tensor(X)))
+        X = self.standardise(torch.as_tensor(X))
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths)
+            X = zero_behind(X, lengths)
+        self.bank.calibrate(X, lengths)
 
 
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
@@ -301,6 +316,23 @@ class AlongTime(nn.Module):
     def forward(self, X):  # (batch, time, channel)
         return self.cnn(X.mT).mT  # (batch, step, filter)
 
+    def ragged(self, X, lengths):
+        X, lengths = self.cnn.ragged(X.mT, lengths)
+        return X.mT, lengths
+
+
+class LengthByLength(AlongTime):
+    """A CNN that knows nothing of lengths: samples of one length are read together, and without padding."""
+
+    def ragged(self, X, lengths):
+        rows = {int(length): torch.nonzero(lengths == length)[:, 0] for length in lengths.unique()}
+        parts = [self(X[rows[length], :length]) for length in rows]
+        order = torch.cat(list(rows.values())).argsort().to(X.device)
+        n_steps = max(part.shape[1] for part in parts)
+        steps = torch.cat([F.pad(part, (0, 0, 0, n_steps - part.shape[1])) for part in parts])[order]
+        short = torch.cat([torch.full((len(part),), part.shape[1]) for part in parts])
+        return steps, short[order.cpu()]
+
 
 class PerFrame(nn.Module):
     """One CNN shared by all steps, its maps averaged and maximised over space."""
@@ -310,11 +342,17 @@ class PerFrame(nn.Module):
         self.cnn = cnn
 
     def forward(self, X):  # (batch, time, *space, channel)
-        maps = self.cnn(X.flatten(0, 1).movedim(-1, 1))  # (batch * time, filter, *space)
+        return self.read(X.flatten(0, 1)).unflatten(0, X.shape[:2])  # (batch, time, filter)
+
+    def ragged(self, X, lengths):
+        return on_valid_steps(self.read, X, lengths), lengths
+
+    def read(self, frames):  # (frame, *space, channel)
+        maps = self.cnn(frames.movedim(-1, 1))  # (frame, filter, *space)
         if maps.ndim > 2:
             maps = maps.flatten(2)
             maps = torch.cat([maps.mean(2), maps.amax(2)], dim=1)
-        return maps.unflatten(0, X.shape[:2])  # (batch, time, filter)
+        return maps  # (frame, filter)
 
 
 class ConvStack(nn.Sequential):
@@ -335,6 +373,11 @@ class ConvStack(nn.Sequential):
         super().__init__(*blocks)
         self.to(memory_format=torch.channels_last_3d if n_axes == 3 else torch.channels_last)
 
+    def ragged(self, X, lengths):
+        for layer in self:
+            X, lengths = layer.ragged(X, lengths) if isinstance(layer, ConvBlock) else (layer(X), lengths)
+        return X, lengths
+
     @classmethod
     def factory(cls, *sizes):
         return lambda n_channels, n_spatial: cls(n_channels, n_spatial, *sizes)
@@ -344,11 +387,12 @@ class ConvBlock(nn.Module):
     def __init__(self, n_axes, in_channels, out_channels, kernel_size, pool_size):
         super().__init__()
         conv, norm, pool = _LAYERS[n_axes]
-        pools = pool_size > 1
+        self.stride = pool_size
         if n_axes == 1:
             kernel_size, pool_size = (1, kernel_size), (1, pool_size)
         self.conv = conv(in_channels, out_channels, kernel_size, padding="same", bias=False)
         self.norm = norm(out_channels)
+        pools = self.stride > 1
         self.pool = pool(pool_size, ceil_mode=True) if pools else nn.Identity()  # ceil: an axis of length 1 stays
         self.skip = in_channels == out_channels
 
@@ -356,6 +400,13 @@ class ConvBlock(nn.Module):
         Y = self.norm(self.conv(X))
         Y = F.relu(Y + X if self.skip else Y)
         return self.pool(Y)
+
+    def ragged(self, X, lengths):  # (batch, channel, 1, time), 0 behind the ends
+        Y = self.conv(X).movedim(1, -1)[:, 0]
+        Y = on_valid_steps(lambda steps: self.norm(steps[:, :, None, None]).flatten(1), Y, lengths)
+        Y = Y[:, None].movedim(-1, 1)
+        Y = F.relu(Y + X if self.skip else Y)
+        return self.pool(Y), -(-lengths // self.stride)  # no value is less than the 0 behind the ends
 
 
 class Vote(nn.Module):
@@ -429,7 +480,8 @@ class Correction(nn.Module):
 
     def set_trust(self, learned, errors, weight):
         """Set it to what would have made the errors of some samples least."""
-        learned = learned.mean(-1) if learned.ndim > errors.ndim else learned
+        if learned.ndim > errors.ndim:  # quantiles, whose spread is the learned network's alone
+            return
         trust = (weight @ (learned * errors).sum(1)) / (weight @ (learned**2).sum(1))
         self.trust.copy_(trust.nan_to_num(0.0).clamp(0, 1))
 
@@ -490,6 +542,13 @@ class LSTMStack(nn.Module):
             X, (last, _) = layer(self.dropout(X) if i else X)  # (batch, step, hidden), (direction, batch, hidden)
         return X, last.movedim(0, 1).flatten(1)
 
+    def ragged(self, X, lengths):
+        for i, layer in enumerate(self.layers):
+            packed = pack_padded_sequence(self.dropout(X) if i else X, lengths, True, enforce_sorted=False)
+            packed, (last, _) = layer(packed)
+            X, _ = pad_packed_sequence(packed, True)
+        return X, last.movedim(0, 1).flatten(1)
+
 
 def _init_lstm(lstm):
     """Orthogonal recurrence, Xavier input, forget gate open (Jozefowicz et al., 2015)."""
@@ -525,3 +584,35 @@ class TimePool(nn.Module):
         if name == "max":
             return X.amax(1)
         return (self.attention(X).softmax(1) * X).sum(1)
+
+    def ragged(self, X, last, lengths):  # X is 0 behind the ends
+        valid = valid_steps(X, lengths)[..., None]
+        views = {
+            "last": lambda: last,
+            "mean": lambda: X.sum(1) / lengths.to(X.device)[:, None],
+            "max": lambda: X.masked_fill(~valid, -torch.inf).amax(1),
+            "attention": lambda: (self.attention(X).masked_fill(~valid, -torch.inf).softmax(1) * X).sum(1),
+        }
+        return torch.cat([views[name]() for name in self.pooling], dim=1)
+
+
+# -- ragged batches: (batch, time, ...) of which the first `lengths` steps are valid
+
+
+def valid_steps(X, lengths):
+    return torch.arange(X.shape[1], device=X.device) < lengths.to(X.device)[:, None]  # (batch, time)
+
+
+def zero_behind(X, lengths):
+    """X with 0 behind the ends."""
+    valid = valid_steps(X, lengths)
+    return X.masked_fill(~valid.reshape(*valid.shape, *[1] * (X.ndim - 2)), 0)
+
+
+def on_valid_steps(function, X, lengths):
+    """A function (step, ...) -> (step, feature) of the valid steps of X alone, 0 behind the ends."""
+    valid = valid_steps(X, lengths)
+    steps = function(X[valid])
+    result = steps.new_zeros(*valid.shape, steps.shape[1])
+    result[valid] = steps
+    return result

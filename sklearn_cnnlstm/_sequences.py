@@ -13,8 +13,10 @@ _NUMBERS = ("boolean", "integer", "floating", "mixed-integer-float", "decimal") 
 _CHUNK_BYTES = 16 * 2**20
 
 
-def to_array(X):
-    """X itself, or what it holds where that is not yet an array; ragged input is named as such."""
+def to_array(X, layout=None):
+    """X itself, or what it holds where that is not yet an array; samples of unequal length are padded with NaN."""
+    if isinstance(X, Padded):
+        return X.values
     if _is_stream(X):
         n_samples, *shape = X.shape
         is_small = n_samples * math.prod(shape) * np.dtype(X.dtype).itemsize <= _CHUNK_BYTES
@@ -25,16 +27,43 @@ def to_array(X):
         return X.detach().numpy()
     is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
     if is_object or isinstance(X, list | tuple):
-        shapes = [sample.shape for sample in X if hasattr(sample, "shape")]
-        odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-        if odd is not None:
-            raise ValueError(
-                f"X is ragged: sample {odd} has shape {shapes[odd]} and sample 0 has {shapes[0]}; expected samples of "
-                "one shape (cut or resample them to a common length)."
-            )
-        if is_object and len(shapes) == len(X) and shapes and shapes[0]:
+        shapes = {_known_shape(sample) for sample in X}
+        if len(shapes) > 1:
+            return _pad([np.asarray(sample) for sample in X], layout)
+        if is_object and shapes and shapes != {()}:
             return np.stack(X)
     return X
+
+
+def _known_shape(sample):
+    if hasattr(sample, "shape"):
+        return tuple(sample.shape)
+    return (len(sample),) if isinstance(sample, list | tuple) else ()
+
+
+def _pad(samples, layout):
+    """Samples whose lengths differ as one array, in floats that hold their values exactly, NaN behind their ends."""
+    n_axes = samples[0].ndim
+    odd = next((i for i, sample in enumerate(samples) if sample.ndim != n_axes or not 2 <= n_axes <= 5), None)
+    time = 0 if layout is None else layout.find("T") - 1
+    if odd is None:
+        check_layout(layout, n_axes + 1)
+        frames = [np.delete(sample.shape, time).tolist() for sample in samples]
+        odd = next((i for i, frame in enumerate(frames) if frame != frames[0]), None)
+    if odd is not None:
+        raise ValueError(
+            f"X is ragged: sample {odd} has shape {samples[odd].shape} and sample 0 has {samples[0].shape}; expected "
+            "samples (n_timesteps, *spatial, n_channels) that differ in the number of time steps alone."
+        )
+    empty = next((i for i, sample in enumerate(samples) if sample.size == 0), None)
+    if empty is not None:
+        raise ValueError(f"X has an empty sample {empty} of shape {samples[empty].shape}; expected at least one step.")
+    shape = list(samples[0].shape)
+    shape[time] = max(sample.shape[time] for sample in samples)
+    padded = np.full((len(samples), *shape), np.nan, dtype=np.result_type(np.float16, *{s.dtype for s in samples}))
+    for row, sample in zip(np.moveaxis(padded, time + 1, 1), samples, strict=True):
+        row[: sample.shape[time]] = np.moveaxis(sample, time, 0)
+    return padded
 
 
 def _is_stream(X):
@@ -88,6 +117,10 @@ class Rows:
         selected._index = np.atleast_1d(self._index[key])
         return selected if np.ndim(self._index[key]) else np.asarray(selected)[0]
 
+    def parts(self, n_rows):
+        """The rows as arrays of `n_rows` and the rest, each read when it is its turn."""
+        return (np.asarray(self[start : start + n_rows]) for start in range(0, len(self), n_rows))
+
     def __array__(self, dtype=None, copy=None):
         if len(self) == 0:
             return np.empty(self.shape, dtype or self.dtype)
@@ -103,6 +136,66 @@ class Rows:
         for function in self._functions:
             block = function(block)
         return block
+
+
+class Padded:
+    """Canonical X whose samples end early: `lengths` steps of each are valid, and NaN in `values` behind them."""
+
+    def __init__(self, values, lengths):
+        self.values = values
+        self.lengths = lengths
+
+    shape = property(lambda self: self.values.shape)
+    ndim = property(lambda self: self.values.ndim)
+    dtype = property(lambda self: self.values.dtype)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, key):
+        values, lengths = self.values[key], self.lengths[key]
+        return Padded(values, lengths) if np.ndim(lengths) else values[:lengths]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype=dtype)
+
+
+def trim(X, *, may_be_padded):
+    """Canonical X cut to its longest sample, as Padded if others are shorter, and which channels have missing values.
+
+    Padding is steps at the end of a sample whose every value is NaN; any other NaN is a missing value.
+    """
+    lengths = np.full(len(X), X.shape[1])
+    has_gaps = np.zeros(X.shape[-1], dtype=bool)
+    if X.dtype.kind != "f" or (isinstance(X, np.ndarray) and _has_finite_sum(X)):  # dense, and no copy is made
+        return X, has_gaps
+    for part in _blocks(X, np.arange(len(X))):
+        is_nan = np.isnan(np.asarray(X[part[0] : part[-1] + 1]))
+        if may_be_padded:
+            lengths[part] = _steps_up_to_last_value(is_nan)
+            is_nan[np.arange(X.shape[1]) >= lengths[part, np.newaxis]] = False
+        has_gaps |= is_nan.any(axis=tuple(range(X.ndim - 1)))
+    if not lengths.all():
+        first = lengths.argmin()
+        raise ValueError(f"X has no value that is not NaN in sample {first} of shape {X.shape[1:]}; expected one step.")
+    longest = lengths.max()
+    if longest < X.shape[1]:
+        X = X.mapped(partial(_first_steps, n=longest)) if isinstance(X, Rows) else _first_steps(X, longest)
+    return (X if (lengths == longest).all() else Padded(X, lengths)), has_gaps
+
+
+def _has_finite_sum(X):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(X.sum(dtype=np.float64))
+
+
+def _steps_up_to_last_value(is_nan):
+    has_value = ~is_nan.reshape(*is_nan.shape[:2], -1).all(axis=2)
+    return np.where(has_value.any(axis=1), has_value.shape[1] - has_value[:, ::-1].argmax(axis=1), 0)
+
+
+def _first_steps(X, n):
+    return X[:, :n]
 
 
 def read_through(X, index):
@@ -206,27 +299,41 @@ def check_range(X, name="X"):
 
 
 def channel_statistics(X, index, sample_weight=None):
-    """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64."""
+    """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64.
+
+    NaN has no say; of a channel that is nothing else the mean is 0 and the deviation infinite.
+    """
     n_channels = X.shape[-1]
     total = 0.0
     mean = np.zeros(n_channels)
     squares = np.zeros(n_channels)
-    axes = tuple(range(X.ndim - 1))
     for part in _blocks(X, index):
         chunk = np.asarray(X[part], dtype=np.float64)
         weight = np.ones(len(part)) if sample_weight is None else sample_weight[part]
-        values = weight.sum() * math.prod(chunk.shape[1:-1])
-        if values == 0:
-            continue
-        weight = weight.reshape(-1, *[1] * (chunk.ndim - 1))
-        chunk_mean = (weight * chunk).sum(axes) / values
-        chunk_squares = (weight * (chunk - chunk_mean) ** 2).sum(axes)
+        values, chunk_mean, chunk_squares = _moments(chunk, weight.reshape(-1, *[1] * (chunk.ndim - 1)))
         # Chan et al. (1979): parts are merged about their own means, so large offsets cost no digits
         shift = chunk_mean - mean
-        total += values
-        mean += shift * values / total
-        squares += chunk_squares + shift**2 * values * (total - values) / total
-    return mean, np.sqrt(squares / total)
+        total = total + values
+        mean += shift * values / _or_1(total)
+        squares += chunk_squares + shift**2 * values * (total - values) / _or_1(total)
+    return mean, np.where(total == 0, np.inf, np.sqrt(squares / _or_1(total)))
+
+
+def _moments(chunk, weight):
+    """Weight, mean and weighted squares about it of each channel, over the values that are not NaN."""
+    axes = tuple(range(chunk.ndim - 1))
+    values = weight.sum() * math.prod(chunk.shape[1:-1])
+    total = (weight * chunk).sum(axes)
+    if np.isnan(total).any():
+        weight = weight * ~np.isnan(chunk)
+        chunk = np.nan_to_num(chunk)
+        values, total = weight.sum(axes), (weight * chunk).sum(axes)
+    mean = total / _or_1(values)
+    return values, mean, (weight * (chunk - mean) ** 2).sum(axes)
+
+
+def _or_1(total):
+    return np.where(total == 0, 1.0, total)
 
 
 def last_frames(X, index):

@@ -39,6 +39,7 @@ _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
 _PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
+_POOL = 2  # batches that share their samples out by length: more cost accuracy, as a length may tell the target
 _CONVERT_BYTES = 256 * 2**20
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
@@ -117,7 +118,8 @@ def _switches(device, deterministic):
 class Samples(Dataset):
     """Rows `index` of canonical X with encoded targets and weights of mean 1; X is neither copied nor cast whole.
 
-    X is an array, or rows that lie elsewhere and are read when numpy asks for them.
+    X is an array, or rows that lie elsewhere and are read when numpy asks for them, or either of them as `values` with
+    `lengths`, the steps of each sample that are valid.
     `sample_weight` has one entry per sample or one per entry of y.
     """
 
@@ -162,8 +164,9 @@ class _Batches:
         self.y = samples.y.to(device)
         self.weight = None if samples.weight is None else samples.weight.to(device)
         self.known = {name: values.to(device) for name, values in samples.known.items()}
-        self.resident = _to_accelerator(samples, device)
-        self.X = None if self.resident is not None else _castable(samples.all_X)
+        X, self.lengths = _values_and_lengths(samples.all_X, samples.index)
+        self.resident = _to_accelerator(X, samples.index, device)
+        self.X = None if self.resident is not None else _castable(X)
         self.reads_ahead = self.resident is None and _pays_to_read_ahead(self.X)
 
     def __len__(self):
@@ -173,12 +176,15 @@ class _Batches:
         n = len(self.samples)
         order = torch.randperm(n) if self.shuffle else torch.arange(n)
         batches = order.tensor_split(self.n_batches)
+        if self.shuffle and self.lengths is not None and self.n_batches > _POOL:
+            batches = _alike_in_length(batches, self.lengths)
         if self.shuffle:  # batch norm needs two values; a sample and its copy have the sample's loss
             batches = [rows if len(rows) > 1 else rows.repeat(2) for rows in batches]
         return _ahead(self.take, batches) if self.reads_ahead else map(self.take, batches)
 
     def take(self, rows):
         rows = rows.sort().values  # disks and caches read forwards
+        lengths = None if self.lengths is None else self.lengths[rows]
         if self.resident is None:
             X = to_batch(self.X[self.samples.index[rows.numpy()]], self.device)
             rows = rows.to(self.device)
@@ -186,7 +192,36 @@ class _Batches:
             rows = rows.to(self.device)
             X = self.resident[rows]
         known = {name: values[rows].float() for name, values in self.known.items()}
-        return (X, self.y[rows]), None if self.weight is None else self.weight[rows], known
+        return (_cut(X, lengths), self.y[rows]), None if self.weight is None else self.weight[rows], known
+
+
+def _values_and_lengths(X, index):
+    """X without its lengths, and those of the rows `index` as a tensor, None where all samples are of one length."""
+    if not hasattr(X, "lengths"):
+        return X, None
+    return X.values, torch.from_numpy(X.lengths[index])
+
+
+def _alike_in_length(batches, lengths):
+    """The batches with their samples exchanged among every two, so that similar lengths are computed together."""
+    sizes = [len(rows) for rows in batches]
+    pools = [torch.cat(batches[i : i + _POOL]) for i in range(0, len(batches), _POOL)]
+    order = torch.cat([rows[lengths[rows].argsort(stable=True)] for rows in pools])
+    batches = order.split(sizes)
+    return [batches[i] for i in torch.randperm(len(batches))]
+
+
+def _cut(X, lengths):
+    """What the network is called with: X without steps that no sample has, and the lengths if they differ."""
+    if lengths is None:
+        return X
+    longest = int(lengths.max())
+    X = X[:, :longest]
+    return X if (lengths == longest).all() else (X, lengths)
+
+
+def _inputs(X):
+    return X if isinstance(X, tuple) else (X,)
 
 
 def _ahead(function, items):
@@ -233,19 +268,18 @@ def _castable(X):
     return X.astype(dtype)
 
 
-def _to_accelerator(samples, device):
-    """The samples as one tensor on an accelerator with room for them, else None."""
+def _to_accelerator(X, index, device):
+    """The rows `index` of X as one tensor on an accelerator with room for them, else None."""
     if device.type != "cuda":
         return None
-    X = samples.all_X
     free, _ = torch.cuda.mem_get_info(device)
     if X.size * 4 > _RESIDENT_SHARE * free:
         return None
     if isinstance(X, np.ndarray):
-        return to_batch(samples.X, device)
-    resident = to_batch(X[:0], device).new_empty((len(samples), *X.shape[1:]))
-    for rows in np.array_split(np.arange(len(samples)), math.ceil(X.size * 4 / _CONVERT_BYTES)):
-        resident[rows[0] : rows[-1] + 1] = to_batch(samples.X[rows], device)
+        return to_batch(X[index], device)
+    resident = to_batch(X[:0], device).new_empty((len(index), *X.shape[1:]))
+    for rows in np.array_split(np.arange(len(index)), math.ceil(X.size * 4 / _CONVERT_BYTES)):
+        resident[rows[0] : rows[-1] + 1] = to_batch(X[index[rows]], device)
     return resident
 
 
@@ -381,7 +415,7 @@ class TrainingNet(NeuralNet):
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
             if self.module_.join.holds_out:
-                train, held_out = self._hold_out(train, valid)
+                train, held_out = self._hold_out(train)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
@@ -401,7 +435,7 @@ class TrainingNet(NeuralNet):
         return self
 
     def get_iterator(self, dataset, training=False):
-        size = self.batch_size if training else _rows_per_pass(dataset.all_X)
+        size = self.batch_size if training else rows_per_pass(dataset.all_X)
         return _Batches(dataset, size, self._device, shuffle=training)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -415,7 +449,7 @@ class TrainingNet(NeuralNet):
             if per_batch:
                 self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, weight=weight, known=known)
-            size = len(batch[0])
+            size = len(batch[1])
             total += step["loss"] * size
             n += size
             if per_batch:
@@ -445,25 +479,27 @@ class TrainingNet(NeuralNet):
             try:
                 return self._backward_in_parts(batch, weight, known)
             except torch.OutOfMemoryError:
-                if self._n_parts >= len(batch[0]):
+                if self._n_parts >= len(batch[1]):
                     raise
             if self._n_parts == 1:
                 warnings.warn(
-                    f"Out of memory with {len(batch[0])} samples at once: each batch is now computed in parts whose "
+                    f"Out of memory with {len(batch[1])} samples at once: each batch is now computed in parts whose "
                     "gradients are added up, which is slower.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            self._n_parts = min(2 * self._n_parts, len(batch[0]))
+            self._n_parts = min(2 * self._n_parts, len(batch[1]))
             _free_memory(self._device)
 
     def _backward_in_parts(self, batch, weight, known):
         self.optimizer_.zero_grad()
         X, y = batch
         total, outputs = 0.0, []
-        for X_part, y_part, weight_part, *known_part in _split((X, y, weight, *known.values()), self._n_parts):
-            step = self._forward((X_part, y_part), weight_part, dict(zip(known, known_part, strict=True)))
-            loss = step["loss"] * (len(step["y_pred"]) / len(X))
+        n_inputs, names = len(_inputs(X)), list(known)
+        for parts in _split((*_inputs(X), y, weight, *known.values()), self._n_parts):
+            inputs, (y_part, weight_part, *known_part) = parts[:n_inputs], parts[n_inputs:]
+            step = self._forward((inputs, y_part), weight_part, dict(zip(names, known_part, strict=True)))
+            loss = step["loss"] * (len(step["y_pred"]) / len(y))
             self.scaler_.scale(loss).backward()
             total = total + loss.detach()
             outputs.append(step["y_pred"].detach())
@@ -476,11 +512,15 @@ class TrainingNet(NeuralNet):
     def _forward(self, batch, weight, known):
         X, y = batch
         with autocast(self._device, self.precision):
-            outputs = self.module_.answers(X, **known) if self.module_.training else (self.module_(X, **known),)
+            answer = self.module_.answers if self.module_.training else self._answer
+            outputs = answer(*_inputs(X), **known)
         loss = sum(self.criterion_(output, y) for output in outputs) / len(outputs)
         if weight is not None:
             loss = loss * weight
         return {"loss": loss.mean(), "y_pred": sum(outputs) / len(outputs)}
+
+    def _answer(self, *inputs, **known):
+        return (self.module_(*inputs, **known),)
 
     # the part of the network that is solved for
 
@@ -502,12 +542,8 @@ class TrainingNet(NeuralNet):
         solution = (part.to("cpu") * factor for part in (coefficients, intercept, predictions))
         samples.known = self.module_.join.learn(features, *solution)
 
-    def _hold_out(self, train, valid):
+    def _hold_out(self, train):
         """The samples to train a correction on, and those on which it shows how good that is."""
-        if valid is not None:
-            base = self.module_.join.readout.cpu()(valid.known["features"].float())
-            self.module_.join.readout.to(self._device)
-            return train, valid.part(np.arange(len(valid)), known={"base": base})
         rows = train.folds[-1][-math.ceil(len(train) / _HELD_OUT) :]
         others = np.setdiff1d(np.arange(len(train)), rows)
         return train.part(others, known=train.known), train.part(rows, known=train.known)
@@ -585,12 +621,14 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        start, rows = 0, _rows_per_pass(X)
+        start, rows = 0, rows_per_pass(X)
+        X, lengths = _values_and_lengths(X, slice(None))
         while start < len(X):
             batch = to_batch(X[start : start + rows], self._device)
+            batch = _cut(batch, None if lengths is None else lengths[start : start + rows])
             try:
                 with torch.inference_mode(), autocast(self._device, self.precision):
-                    part = function(batch).float()
+                    part = function(*_inputs(batch)).float()
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
@@ -749,7 +787,8 @@ def _free_memory(device):
         torch.cuda.empty_cache()
 
 
-def _rows_per_pass(X):
+def rows_per_pass(X):
+    """Samples that one pass of inference takes."""
     positions = _PASS_PIXELS if X.ndim >= 5 else _PASS_POSITIONS
     return max(1, positions // max(math.prod(X.shape[1:-1]), X.shape[-1]))
 

@@ -392,13 +392,13 @@ def test_values_beyond_float32_are_refused(cls):
 
 @every_class
 @every_shape
-def test_ragged_list_is_refused_and_the_odd_sample_named(cls, shape):
+def test_list_with_an_odd_sample_is_refused_and_the_sample_named(cls, shape):
     X, y = make_data(cls, shape)
-    ragged = [*X[:7], X[7][1:], *X[8:]]
+    odd = [*X[:7], X[7][..., :0], *X[8:]]
     with pytest.raises(ValueError, match="sample 7 has shape"):
-        make(cls).fit(ragged, y)
+        make(cls).fit(odd, y)
     with pytest.raises(ValueError, match="sample 7 has shape"):
-        make(cls).fit(X, y).predict(ragged)
+        make(cls).fit(X, y).predict(odd)
 
 
 @every_class

@@ -61,7 +61,7 @@ def test_task_overrides_the_dtype(data_file, capsys):
     ("change", "message"),
     [
         ({"X_test": None}, "lacks X_test"),
-        ({"X_train": np.full((30, 6, 2), np.nan)}, "contains NaN"),
+        ({"X_train": np.full((30, 6, 2), np.nan)}, "no value that is not NaN"),
         ({"y_train": np.zeros(7, dtype=int)}, "inconsistent numbers of samples"),
         ({"X_test": np.zeros((10, 6, 3))}, "X has 3 channels, but CNNLSTMClassifier was fitted with 2"),
         ({"y_train": np.array([None] * 30)}, "cannot be read"),

@@ -69,9 +69,14 @@ def test_numbers_of_axes_outside_2_to_6_are_refused(shape):
         _sequences.check_shape(np.zeros(shape), None)
 
 
+def test_ragged_list_is_padded_with_nan():
+    X = _sequences.to_array([np.zeros((1, 1)), np.ones((2, 1))])
+    np.testing.assert_array_equal(X, [[[0], [np.nan]], [[1], [1]]])
+
+
 def test_ragged_list_is_named_with_its_first_odd_sample():
-    with pytest.raises(ValueError, match=r"sample 2 has shape \(4, 1\) and sample 0 has \(3, 1\)"):
-        _sequences.to_array([np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((4, 1))])
+    with pytest.raises(ValueError, match=r"sample 2 has shape \(4, 2\) and sample 0 has \(3, 1\)"):
+        _sequences.to_array([np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((4, 2))])
 
 
 def test_object_array_of_equal_samples_is_stacked():

@@ -56,7 +56,15 @@ from sklearn.utils.validation import has_fit_parameter
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 
-SMALL = {"conv_channels": (8,), "hidden_size": 8, "batch_size": 16, "max_epochs": 12, "lr": 0.02, "random_state": 0}
+SMALL = {
+    "conv_bank": 0,
+    "conv_channels": (8,),
+    "hidden_size": 8,
+    "batch_size": 16,
+    "max_epochs": 12,
+    "lr": 0.02,
+    "random_state": 0,
+}
 SHAPE = (8, 2)  # of one sequence
 
 

@@ -1,0 +1,412 @@
+"""Samples of unequal length: neither the padding nor the samples beside it change what is said of a sample."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import is_classifier
+from sklearn.dummy import DummyClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from torch import nn
+
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _sequences, _training
+from sklearn_cnnlstm._network import CNNLSTM, POOLINGS
+
+FRAMES = [(2,), (5, 2), (4, 4, 1), (2, 3, 4, 1)]  # what is inside a step of 3-D, 4-D, 5-D and 6-D X
+SMALL = {"conv_channels": (4, 4), "hidden_size": 4, "batch_size": 8, "max_epochs": 2, "random_state": 0}
+
+every_class = pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+every_frame = pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: f"{len(frame) + 2}d")
+
+
+def make(cls, **params):
+    return cls(**SMALL | params)
+
+
+def make_data(cls, frame=(2,), n=20, longest=12, seed=0):
+    """A list of noise of 1 to `longest` steps, whose level tells the target."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.permutation(np.resize(np.arange(1, longest + 1), n))
+    level = rng.permutation(np.linspace(-1, 1, n))
+    X = [rng.normal(a, 1, size=(length, *frame)).astype(np.float32) for a, length in zip(level, lengths, strict=True)]
+    return X, (level > 0).astype(int) if cls is CNNLSTMClassifier else level
+
+
+def padded(X, n_timesteps):
+    array = np.full((len(X), n_timesteps, *X[0].shape[1:]), np.nan, dtype=X[0].dtype)
+    for row, sample in zip(array, X, strict=True):
+        row[: len(sample)] = sample
+    return array
+
+
+def build(frame, *, conv_channels, **sizes):
+    torch.manual_seed(0)
+    sizes |= {"kernel_size": (3, 3), "pool_size": (2, 2), "hidden_size": 4, "bidirectional": True, "dropout": 0}
+    return CNNLSTM((5, *frame), 1, conv_channels=conv_channels, **sizes).eval()
+
+
+def answer(model, X):
+    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
+
+
+def one_by_one(function, X):
+    return np.concatenate([function(sample[np.newaxis]) for sample in X])
+
+
+# -- the rule
+
+
+@every_class
+@every_frame
+@pytest.mark.parametrize("params", [{}, {"num_layers": 2}, {"pool_size": 3, "bidirectional": False}])
+@pytest.mark.parametrize(("conv_bank", "atol"), [(0, 1e-6), (20, 1e-5)])  # a threshold is steep: it magnifies rounding
+def test_samples_are_answered_as_each_of_them_alone_and_unpadded(cls, frame, params, conv_bank, atol):
+    X, y = make_data(cls, frame)
+    model = make(cls, conv_bank=conv_bank, **params).fit(X, y)
+    assert_allclose(answer(model, X), one_by_one(lambda sample: answer(model, sample), X), atol=atol)
+    assert_allclose(model.embed(X), one_by_one(model.embed, X), atol=1e-6)
+    assert_allclose(answer(model, X[3:9]), answer(model, X)[3:9], atol=atol)
+
+
+@every_class
+@every_frame
+def test_length_of_the_padding_does_not_change_a_bit(cls, frame):
+    X, y = make_data(cls, frame)
+    models = [make(cls).fit(given, y) for given in (X, padded(X, 12), padded(X, 100), padded(X, 400))]
+    for model in models[1:]:
+        assert model.history_["train_loss"].tolist() == models[0].history_["train_loss"].tolist()
+        assert_array_equal(answer(model, padded(X, 50)), answer(models[0], X))
+        assert model.input_shape_ == (12, *frame)
+
+
+@pytest.mark.parametrize("n_spatial", range(4))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_gradients_are_those_of_the_samples_one_by_one(n_spatial, pooling):
+    X, _ = make_data(CNNLSTMRegressor, FRAMES[n_spatial], n=6, longest=5)
+    sizes = {"kernel_size": (3, 3), "pool_size": (2, 2), "hidden_size": 4, "num_layers": 2, "bidirectional": True}
+    network = CNNLSTM((5, *FRAMES[n_spatial]), 1, conv_channels=(4, 4), pooling=[pooling], dropout=0, **sizes).eval()
+    parameters = list(network.parameters())
+    lengths = torch.tensor([len(sample) for sample in X])
+    together = torch.autograd.grad(network(torch.from_numpy(padded(X, 5)), lengths).sum(), parameters)
+    alone = torch.autograd.grad(sum(network(torch.from_numpy(sample[None])).sum() for sample in X), parameters)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@every_frame
+def test_batch_norm_sees_valid_steps_alone(frame):
+    X, _ = make_data(CNNLSTMRegressor, frame, n=6, longest=5)
+    network = build(frame, conv_channels=(4,), num_layers=1, pooling=POOLINGS)
+    block = next(layer for layer in network.cnn.cnn if hasattr(layer, "norm"))
+    seen = []
+
+    def note_values(layer, inputs, output):
+        seen.append(output.movedim(1, -1).flatten(0, -2))
+
+    hook = block.conv.register_forward_hook(note_values)
+    for sample in X:
+        network(torch.from_numpy(sample[None]))
+    hook.remove()
+    network.train()(torch.from_numpy(padded(X, 5)), torch.tensor([len(sample) for sample in X]))
+    torch.testing.assert_close(block.norm.running_mean, 0.1 * torch.cat(seen).mean(0))
+    torch.testing.assert_close(block.norm.running_var, 0.9 + 0.1 * torch.cat(seen).var(0))
+
+
+def shortening_backbone(in_channels, n_spatial):
+    return nn.Sequential(
+        nn.Conv1d(in_channels, 4, 3, padding=2), nn.BatchNorm1d(4), nn.Conv1d(4, 4, 2, stride=2), nn.ReLU()
+    )
+
+
+def test_backbone_along_time_needs_to_know_nothing_of_lengths():
+    X, y = make_data(CNNLSTMRegressor)
+    model = make(CNNLSTMRegressor, backbone=shortening_backbone).fit(X, y)
+    assert_allclose(model.predict(X), one_by_one(model.predict, X), atol=1e-6)
+
+
+def test_statistics_are_those_of_valid_steps():
+    X, y = make_data(CNNLSTMRegressor)
+    network = make(CNNLSTMRegressor).fit(X, y).net_.module_
+    assert_allclose(network.input_mean, np.concatenate(X).mean(0), rtol=1e-5)
+    assert_allclose(network.input_scale, np.concatenate(X).std(0), rtol=1e-5)
+
+
+def test_sizes_follow_the_longest_valid_sample():
+    X, y = make_data(CNNLSTMRegressor, n=24)
+    sizes = [
+        CNNLSTMRegressor(max_epochs=1, random_state=0).fit(given, y)
+        for given in (padded(X, 500), padded(X, 12), np.zeros((24, 12, 2)))
+    ]
+    assert len({(m.pool_size_, m.kernel_size_, m.hidden_size_, m.batch_size_) for m in sizes}) == 1
+
+
+# -- forms of X
+
+
+def as_object_array(X):
+    samples = np.empty(len(X), dtype=object)
+    samples[:] = X
+    return samples
+
+
+def as_tuple(X):
+    return tuple(X)
+
+
+def as_tensors(X):
+    return [torch.from_numpy(sample) for sample in X]
+
+
+def as_nested_lists(X):
+    return [sample.tolist() for sample in X]
+
+
+def as_float64(X):
+    return [sample.astype(np.float64) for sample in X]
+
+
+def as_tensor_with_padding(X):
+    return torch.from_numpy(padded(X, 30))
+
+
+@every_frame
+@pytest.mark.parametrize(
+    "form", [as_object_array, as_tuple, as_tensors, as_nested_lists, as_float64, as_tensor_with_padding]
+)
+def test_form_of_ragged_X_does_not_change_predictions(frame, form):
+    X, y = make_data(CNNLSTMRegressor, frame)
+    expected = make(CNNLSTMRegressor).fit(X, y).predict(X)
+    assert_allclose(make(CNNLSTMRegressor).fit(form(X), y).predict(form(X)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, bool])
+def test_integers_are_padded_exactly(dtype):
+    X, y = make_data(CNNLSTMRegressor)
+    X = [(40 * abs(sample)).astype(dtype) for sample in X]
+    expected = make(CNNLSTMRegressor).fit([sample.astype(np.float64) for sample in X], y)
+    model = make(CNNLSTMRegressor).fit(X, y)
+    assert_array_equal(model.predict(X), expected.predict(X))
+
+
+@pytest.mark.parametrize(("layout", "frame"), [("NCT", (2,)), ("NTCS", (5, 2)), ("NCTHW", (4, 5, 2))])
+def test_layout_is_that_of_the_samples(layout, frame):
+    X, y = make_data(CNNLSTMRegressor, frame)
+    order = {3: "NTC", 4: "NTSC", 5: "NTHWC"}[len(layout)]
+    given = [np.einsum(f"{order[1:]}->{layout[1:]}", sample) for sample in X]
+    expected = make(CNNLSTMRegressor).fit(X, y).predict(X)
+    model = make(CNNLSTMRegressor, layout=layout).fit(given, y)
+    assert_array_equal(model.predict(given), expected)
+
+
+@every_frame
+def test_ragged_after_dense_and_dense_after_ragged(frame):
+    dense = np.random.default_rng(0).normal(size=(20, 7, *frame)).astype(np.float32)
+    X, y = make_data(CNNLSTMRegressor, frame)
+    model = make(CNNLSTMRegressor, conv_bank=0).fit(dense, y)
+    assert model.input_shape_ == (7, *frame)
+    assert_allclose(model.predict(X), one_by_one(model.predict, X), atol=1e-6)
+    model = make(CNNLSTMRegressor, conv_bank=0).fit(X, y)
+    assert_allclose(model.predict(dense), model.predict([*dense, X[0]])[:-1], atol=1e-6)
+
+
+def test_padding_that_all_samples_share_leaves_them_dense():
+    dense = np.random.default_rng(0).normal(size=(20, 7, 2)).astype(np.float32)
+    y = dense.mean(axis=(1, 2))
+    expected = make(CNNLSTMRegressor).fit(dense, y).predict(dense)
+    given = padded(dense, 30)
+    assert_array_equal(make(CNNLSTMRegressor).fit(given, y).predict(given), expected)
+
+
+def test_dense_X_is_handed_on_as_it_is():
+    X = np.ones((4, 3, 2), dtype=np.float32)
+    assert _sequences.trim(X, may_be_padded=True)[0] is X
+    view = _sequences.trim(padded([X[0], X[1, :2]], 9), may_be_padded=True)[0]
+    assert view.shape == (2, 3, 2)
+    assert view.values.base is not None
+
+
+def test_memmap_with_padding_is_read_as_the_array(tmp_path):
+    X, y = make_data(CNNLSTMRegressor)
+    np.save(tmp_path / "X.npy", padded(X, 20))
+    given = np.load(tmp_path / "X.npy", mmap_mode="r")
+    expected = make(CNNLSTMRegressor).fit(X, y).predict(X)
+    assert_array_equal(make(CNNLSTMRegressor).fit(given, y).predict(given), expected)
+
+
+def test_streamed_rows_with_padding_are_read_as_the_array(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    X, y = make_data(CNNLSTMRegressor)
+    expected = make(CNNLSTMRegressor).fit(X, y).predict(X)
+    monkeypatch.setattr(_sequences, "_CHUNK_BYTES", 1000)  # too large for one block
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        file["X"] = padded(X, 20)
+        model = make(CNNLSTMRegressor).fit(file["X"], y)
+        assert model.input_shape_ == (12, 2)
+        assert_allclose(model.predict(file["X"]), expected, atol=1e-5)
+
+
+# -- what bad X gets
+
+
+@every_class
+@every_frame
+def test_sample_with_other_channels_is_named(cls, frame):
+    X, y = make_data(cls, frame)
+    model = make(cls).fit(X, y)
+    X[7] = np.concatenate([X[7], X[7]], axis=-1)
+    for call in (lambda: make(cls).fit(X, y), lambda: model.predict(X)):
+        with pytest.raises(ValueError, match=rf"sample 7 has shape \({len(X[7])}, .* alone"):
+            call()
+
+
+@every_class
+def test_sample_without_steps_is_named(cls):
+    X, y = make_data(cls)
+    model = make(cls).fit(X, y)
+    empty = [*X[:5], X[5][:0], *X[6:]]
+    all_nan = [*X[:5], X[5] * np.nan, *X[6:]]
+    for given, words in ((empty, r"empty sample 5 of shape \(0, 2\)"), (all_nan, r"not NaN in sample 5 of shape")):
+        with pytest.raises(ValueError, match=words):
+            make(cls).fit(given, y)
+        with pytest.raises(ValueError, match=words):
+            model.predict(given)
+
+
+@every_class
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_is_refused_in_ragged_X(cls, value):
+    X, y = make_data(cls)
+    X[3][0, 0] = value
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        make(cls).fit(X, y)
+
+
+def test_samples_need_time_and_channels():
+    with pytest.raises(ValueError, match=r"sample 0 has shape \(3,\) .* \(n_timesteps, \*spatial, n_channels\)"):
+        make(CNNLSTMRegressor).fit([np.zeros(3), np.zeros(4)], [0, 1])
+
+
+def test_layout_of_ragged_X_is_checked():
+    X, y = make_data(CNNLSTMRegressor)
+    with pytest.raises(ValueError, match="layout='NTCHW' does not name the 3 axes of X"):
+        make(CNNLSTMRegressor, layout="NTCHW").fit(X, y)
+
+
+def test_failing_second_fit_leaves_the_estimator_as_it_was():
+    X, y = make_data(CNNLSTMRegressor)
+    model = make(CNNLSTMRegressor).fit(X, y)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="negative"):
+        model.fit([sample[:5] for sample in X], y, -np.ones(len(y)))
+    assert vars(model) == before
+
+
+# -- with scikit-learn's tools
+
+
+def test_cross_validation_takes_lists():
+    X, y = make_data(CNNLSTMClassifier)
+    probability = cross_val_predict(make(CNNLSTMClassifier), X, y, cv=2, method="predict_proba")
+    assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    assert len(probability) == len(X)
+
+
+def test_search_in_a_pipeline_takes_lists():
+    X, y = make_data(CNNLSTMRegressor)
+    pipeline = make_pipeline(FunctionTransformer(), make(CNNLSTMRegressor))
+    search = GridSearchCV(pipeline, {"cnnlstmregressor__hidden_size": [2, 3]}, cv=2, error_score="raise").fit(X, y)
+    assert search.predict(X).shape == (20,)
+
+
+@every_class
+def test_partial_fit_takes_parts_of_other_lengths(cls):
+    X, y = make_data(cls)
+    model = make(cls)
+    first = {"classes": [0, 1]} if cls is CNNLSTMClassifier else {}
+    model.partial_fit(X[:10], y[:10], **first).partial_fit([np.repeat(x, 3, axis=0) for x in X[10:]], y[10:])
+    assert_allclose(answer(model, X), one_by_one(lambda sample: answer(model, sample), X), atol=1e-6)
+
+
+@every_class
+def test_warm_start_goes_on_with_ragged_X(cls):
+    X, y = make_data(cls)
+    model = make(cls, warm_start=True).fit(X, y).fit(X, y)
+    assert model.n_epochs_ == 4
+
+
+@every_class
+@pytest.mark.parametrize("scoring", ["loss", "neg_mean_squared_error"])
+def test_early_stopping_takes_ragged_validation_data(cls, scoring):
+    X, y = make_data(cls, n=40)
+    X_val, y_val = make_data(cls, n=10, longest=20, seed=1)
+    model = make(cls, scoring=scoring, max_epochs="auto", n_iter_no_change=2).fit(X, y, X_val=X_val, y_val=y_val)
+    assert np.isfinite(model.history_["valid_loss"]).all()
+    if scoring != "loss":
+        best = model.history_["valid_score"][model.best_epoch_ - 1]
+        assert_allclose(-np.mean((model.predict(X_val) - y_val) ** 2), best, rtol=1e-4)
+    model = make(cls, scoring=scoring, max_epochs="auto", n_iter_no_change=2, early_stopping=True).fit(X, y)
+    assert np.isfinite(model.history_["valid_loss"]).all()
+
+
+@every_class
+def test_rows_of_weight_zero_are_as_absent_to_the_bit(cls):
+    X, y = make_data(cls, n=24)
+    weight = np.tile([1.0, 0.0, 3.0, 0.5], 6)
+    said = np.flatnonzero(weight)
+    expected = answer(make(cls).fit([X[i] for i in said], y[said], weight[said]), X)
+    assert_array_equal(answer(make(cls).fit(X, y, weight), X), expected)
+
+
+@every_class
+def test_pickle_predicts_the_same_on_ragged_X(cls):
+    X, y = make_data(cls)
+    model = make(cls).fit(X, y)
+    assert_array_equal(answer(pickle.loads(pickle.dumps(model)), X), answer(model, X))
+
+
+@every_class
+@every_frame
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (9, 4), (3, 2), (12, 1), (12, 1000)])
+def test_every_batch_size_trains(cls, frame, n, batch_size):
+    X, y = make_data(cls, frame, n=n)
+    model = make(cls, batch_size=batch_size).fit(X, y)
+    assert np.isfinite(model.history_["train_loss"]).all()
+    assert np.isfinite(answer(model, X)).all()
+
+
+def test_targets_by_step_and_ragged_X_are_refused_for_now():
+    X, _ = make_data(CNNLSTMRegressor)
+    with pytest.raises(ValueError, match=r"X is ragged .* target='step'"):
+        make(CNNLSTMRegressor, target="step").fit(X, np.zeros((20, 12)))
+
+
+# -- batches
+
+
+def test_similar_lengths_share_a_batch_and_each_sample_has_its_turn():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 100, size=256)
+    X = _sequences.Padded(np.zeros((256, 100, 1), dtype=np.float32), lengths)
+    y = np.arange(256.0)
+    torch.manual_seed(0)
+    batches = list(_training._Batches(_training.Samples(X, y), 16, torch.device("cpu"), shuffle=True))
+    seen = torch.cat([y for (_, y), *_ in batches])
+    assert seen.sort().values.tolist() == y.tolist()
+    assert seen.tolist() != y.tolist()
+    steps = sum(len(y) * len((X[0] if isinstance(X, tuple) else X)[0]) for (X, y), *_ in batches)
+    assert steps < 0.8 * 256 * lengths.max()
+
+
+# -- real data
+
+
+def test_speakers_are_told_by_vowels_of_unequal_length(load_data):
+    data = load_data("JapaneseVowels")
+    model = CNNLSTMClassifier(hidden_size=32, max_epochs=8, random_state=0).fit(data["X_train"], data["y_train"])
+    guess = DummyClassifier(strategy="prior").fit(data["X_train"][:, 0], data["y_train"])
+    assert guess.score(data["X_test"][:, 0], data["y_test"]) < 0.3
+    assert model.score(data["X_test"], data["y_test"]) > 0.95
