@@ -1,9 +1,9 @@
 """How accurate are the estimators with nothing set?
 
 Default estimators on official splits of the data sets in the folder CNNLSTM_DATA, a fit per seed. Each fit writes a
-JSON file into the folder `--results`, with versions and commit, so that a run can stop and go on; the table is made of all
-files there. `--validate` leaves the test parts alone: it holds out a third of the training part (whole groups where the
-set has groups), which is what choices are to be made on. `--quick` fits three small sets once.
+JSON file into the folder `--results`, with versions and commit, so that a run can stop and go on; the table is made of
+all files there. `--validate` leaves the test parts alone: it holds out a third of the training part (whole groups where
+the set has groups), which is what choices are to be made on. `--quick` fits three small sets once.
 """
 
 import argparse
