@@ -139,6 +139,17 @@ def test_summary_counts_every_weight_once(shape, conv_bank):
     weights = list(model.net_.module_.parameters())
     assert table.parameters["total"] == sum(w.numel() for w in weights if w.requires_grad)
     assert all(w.requires_grad for w in weights)
+    if conv_bank:
+        assert table.frozen["bank"] == sum(buffer.numel() for buffer in model.net_.module_.bank.buffers())
+        assert table.multiply_adds["bank"] > 0
+
+
+def test_summary_prints_whole():
+    X = np.random.default_rng(0).normal(size=(12, 3, 16, 16, 1))
+    table = summary(CNNLSTMClassifier(max_epochs=1, conv_bank=12).fit(X, np.arange(12) % 2))
+    lines = repr(table).splitlines()
+    assert len(lines) == len(table) + 2
+    assert lines[-1].split()[-1] == f"{table.multiply_adds['total']:,}"
 
 
 def test_summary_counts_multiply_adds_as_by_hand():

@@ -2,16 +2,17 @@
 
 import copy
 import functools
+import itertools
+import math
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ._unwrap import unwrap
 
-_CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
-_TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_COUNTED = _CONVOLUTIONS | _TRANSPOSED | nn.Linear | nn.LSTM
+_COLUMNS = ["layer", "output_shape", "parameters", "frozen", "multiply_adds"]
 
 
 def summary(estimator):
@@ -26,9 +27,9 @@ def summary(estimator):
     -------
     table : DataFrame
         A row per stage in the order in which they are computed, and a row of totals. `output_shape` is that of one
-        training sample with its axes in torch's order, `parameters` counts the trained numbers, `frozen` (if there are
-        any) those that stay as they are, and `multiply_adds` those of convolutions, linear layers and LSTMs for one
-        training sample.
+        training sample with its axes in torch's order, `parameters` counts those that are trained, `frozen` (if there
+        are any) the numbers that are drawn or solved for, and `multiply_adds` those of convolutions, products of
+        matrices and LSTMs for one training sample. It prints whole, with digits in groups.
 
     Examples
     --------
@@ -43,24 +44,36 @@ def summary(estimator):
     """
     estimator = unwrap(estimator)
     network = copy.deepcopy(estimator.net_.module_).cpu().eval()  # a copy: other threads may be using the network
+    counter = FlopCounterMode(display=False)
     table = {}
     for name, stage in _stages(network):
-        stage.register_forward_hook(functools.partial(_note_stage, table, name))
+        stage.register_forward_pre_hook(functools.partial(_enter, table, name, counter))
         for layer in stage.modules():
-            if isinstance(layer, _COUNTED):
-                layer.register_forward_hook(functools.partial(_add_cost, table, name), prepend=True)
-    with torch.inference_mode():
+            if isinstance(layer, nn.LSTM):
+                layer.register_forward_hook(functools.partial(_add_lstm, table, name), prepend=True)
+        stage.register_forward_hook(functools.partial(_leave, table, name, counter))
+    with torch.inference_mode(), counter:
         network(torch.zeros(1, *estimator.input_shape_))
-    table = pd.DataFrame.from_dict(table, orient="index")
-    table = table[["layer", "output_shape", "parameters", "frozen", "multiply_adds"]].rename_axis("stage")
+    table = pd.DataFrame.from_dict(table, orient="index", columns=_COLUMNS).rename_axis("stage")
     table.loc["total"] = ["", "", *table.iloc[:, 2:].sum()]
-    return table if table["frozen"].any() else table.drop(columns="frozen")
+    return _Table(table if table["frozen"].any() else table.drop(columns="frozen"))
+
+
+class _Table(pd.DataFrame):
+    """A DataFrame that prints whole, also where a terminal is a little narrower, and groups its digits."""
+
+    @property
+    def _constructor(self):
+        return pd.DataFrame
+
+    def __repr__(self):
+        return self.to_string(formatters={name: "{:,}".format for name in self.columns[2:]})
 
 
 def _stages(network, prefix=""):
-    """(name, module) of the modules that hold weights themselves or in plain layers, from the outside in."""
+    """(name, module) of the modules that hold numbers themselves or in plain layers, from the outside in."""
     for name, module in network.named_children():
-        if not any(True for _ in module.parameters()):
+        if not any(True for _ in itertools.chain(module.parameters(), module.buffers())):
             continue
         is_nested = isinstance(module, nn.ModuleList) or any(list(child.children()) for child in module.children())
         is_whole = module._parameters or module._buffers
@@ -70,29 +83,29 @@ def _stages(network, prefix=""):
             yield prefix + name, module
 
 
-def _note_stage(table, name, stage, inputs, output):
-    """Forward hook that fills the stage's row, but for its cost."""
-    weights = list(stage.parameters())
+def _enter(table, name, counter, stage, inputs):
+    """Forward pre-hook that opens the stage's row."""
     row = table.setdefault(name, {"multiply_adds": 0})
+    row["multiply_adds"] -= counter.get_total_flops() // 2
+
+
+def _leave(table, name, counter, stage, inputs, output):
+    """Forward hook that fills the stage's row."""
+    row = table[name]
+    row["multiply_adds"] += counter.get_total_flops() // 2
     row["layer"] = type(stage).__name__
     row["output_shape"] = _shape_of_one(output)
-    row["parameters"] = sum(weight.numel() for weight in weights if weight.requires_grad)
-    row["frozen"] = sum(weight.numel() for weight in weights if not weight.requires_grad)
+    row["parameters"] = sum(weight.numel() for weight in stage.parameters() if weight.requires_grad)
+    row["frozen"] = sum(weight.numel() for weight in stage.parameters() if not weight.requires_grad)
+    if row["parameters"] == 0:  # beside trained weights buffers are the statistics of a norm
+        row["frozen"] += sum(buffer.numel() for buffer in stage.buffers())
 
 
-def _add_cost(table, name, layer, inputs, output):
-    """Forward hook that adds the layer's multiply-adds to the row of its stage."""
-    table.setdefault(name, {"multiply_adds": 0})["multiply_adds"] += _multiply_adds(layer, inputs[0], output)
-
-
-def _multiply_adds(layer, X, output):
-    if isinstance(layer, nn.LSTM):
-        steps = X.shape[0] * X.shape[1]
-        return steps * sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
-    if isinstance(layer, nn.Linear):
-        return output.numel() * layer.in_features
-    weight_per_value = layer.weight[0].numel()  # of one output filter, or of one input filter if transposed
-    return weight_per_value * (X if isinstance(layer, _TRANSPOSED) else output).numel()
+def _add_lstm(table, name, layer, inputs, output):
+    """Forward hook for the layers that torch's counter does not know: every weight is used once per step."""
+    n_steps = math.prod(output[0].shape[:-1])
+    weights = (weight.numel() for key, weight in layer.named_parameters() if key.startswith("weight"))
+    table[name]["multiply_adds"] += n_steps * sum(weights)
 
 
 def _shape_of_one(output):
