@@ -53,6 +53,7 @@ class KernelBank(nn.Module):
         self.width = sum(self.blocks)
 
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
+        lengths = lengths if lengths is None else lengths.to(X.device)
         X = self._maps(X)
         whole, parts = [], []
         for R, threshold, softness in self._responses(X):
@@ -70,6 +71,7 @@ class KernelBank(nn.Module):
 
     def calibrate(self, X, lengths=None):
         """Set the thresholds at quantiles of the responses to some training samples, spread over (0, 1)."""
+        lengths = lengths if lengths is None else lengths.to(X.device)
         thresholds, deviations = [], []
         for R, *_ in self._responses(self._maps(X)):
             R = R.transpose(0, 1)  # (kernel, batch, time, pixel)

@@ -91,7 +91,8 @@ class _BaseCNNLSTM(BaseEstimator):
 
     conv_bank : "auto" or int, default="auto"
         Frozen dilated kernels (MiniRocket's) beside the learned CNN and LSTM, whose answer is solved for by ridge
-        regression; 0: none. "auto" is none for tables, quantiles, targets other than "sample" and `partial_fit`.
+        regression; 0: none, as ever for targets other than "sample", a single sample and a network that `partial_fit`
+        began. "auto" is none for tables and quantiles too.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -387,8 +388,10 @@ class _BaseCNNLSTM(BaseEstimator):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_ = resolved["hidden_size"]
             is_table = self._n_axes == 2 and self.input_shape is None
-            has_none = is_table or bool(getattr(self, "quantiles_", ()))
-            self.conv_bank_ = 0 if _is_auto(self.conv_bank) and has_none else resolved["conv_bank"]
+            leaves_out = is_table or bool(getattr(self, "quantiles_", ()))
+            cannot = self.target != "sample" or n_samples < 2  # the readout is validated on samples left out
+            has_none = cannot or (_is_auto(self.conv_bank) and leaves_out)
+            self.conv_bank_ = 0 if has_none else resolved["conv_bank"]
         self.batch_size_ = min(resolved["batch_size"], n_samples)
         self.max_epochs_ = resolved["max_epochs"]
         self.device_ = _training.resolve_device(self.device)
@@ -655,12 +658,12 @@ class _BaseCNNLSTM(BaseEstimator):
         n_groups = 0 if groups is None else len(np.unique(groups))
         if n_groups > 1:
             return [part for _, part in GroupKFold(min(n_folds, n_groups)).split(y, groups=groups)]
-        if labels is None:
+        largest = 0 if labels is None else np.unique(labels, return_counts=True)[1].max()
+        if largest < 2:
             return [part for _, part in KFold(min(n_folds, len(y))).split(y)]
-        largest = np.unique(labels, return_counts=True)[1].max()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-            return [part for _, part in StratifiedKFold(max(2, min(n_folds, largest))).split(y, labels)]
+            return [part for _, part in StratifiedKFold(min(n_folds, largest)).split(y, labels)]
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

@@ -476,6 +476,7 @@ class Correction(nn.Module):
     def learn(self, features, coefficients, intercept, predictions):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
+        self.trust.fill_(1.0)
         return {"base": predictions.float()}
 
     def set_trust(self, learned, errors, weight):

@@ -370,6 +370,7 @@ class TrainingNet(NeuralNet):
     """A skorch net that cuts its batches from arrays by index and reads the loss once per epoch."""
 
     _unpickled = False
+    _held_out = None  # samples that are not trained on, which show what a correction is worth
     _n_parts = 1  # in which a batch is computed: more than one after memory has run out
 
     def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", **kwargs):
@@ -401,7 +402,10 @@ class TrainingNet(NeuralNet):
         fit_params.pop("_routing_method", None)
         self.notify("on_train_begin", X=X, y=y)
         self.fit_loop(X, y, **fit_params)
-        self.notify("on_train_end", X=X, y=y)
+        self.notify("on_train_end", X=X, y=y)  # which may put the best weights back
+        if self._held_out is not None:
+            self._set_trust(self._held_out)
+            self._held_out = None
         self._set_training(False)
         return self
 
@@ -409,13 +413,12 @@ class TrainingNet(NeuralNet):
         epochs = self.max_epochs if epochs is None else epochs
         train = X if isinstance(X, Samples) else Samples(X, np.asarray(y))
         data = {"dataset_train": train, "dataset_valid": valid}
-        held_out = None
         if train.folds is not None:
             self._solve_readout(train)
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
             if self.module_.join.holds_out:
-                train, held_out = self._hold_out(train)
+                train, self._held_out = self._hold_out(train)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
@@ -430,8 +433,6 @@ class TrainingNet(NeuralNet):
                 if _raised_by_code(interrupt):  # how skorch's callbacks ask to stop
                     break
                 raise
-        if held_out is not None:
-            self._set_trust(held_out)
         return self
 
     def get_iterator(self, dataset, training=False):

@@ -130,6 +130,50 @@ def test_correction_that_does_not_help_is_not_trusted():
     assert model.net_.module_.join.trust < 0.3
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_trust_outlives_the_return_of_the_best_weights(early_stopping):
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
+    params = {"early_stopping": early_stopping, "n_iter_no_change": 50, "max_epochs": 20, "random_state": 0}
+    model = CNNLSTMRegressor(conv_bank=20, **params).fit(X, y)
+    assert model.net_.module_.join.trust < 0.3
+
+
+def test_warm_start_learns_its_trust_anew():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=2, warm_start=True, random_state=0).fit(X, y)
+    module = model.net_.module_
+    module.join.trust.fill_(0.0)
+    module.join.learn(None, module.join.readout.coefficients, module.join.readout.intercept, torch.zeros(1))
+    assert module.join.trust == 1
+
+
+@pytest.mark.parametrize("target", ["step", "map"])
+def test_answers_of_another_shape_have_no_frozen_side(target):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(12, 10, 2) if target == "step" else (12, 4, 6, 6, 1))
+    y = X[..., 0] if target == "step" else X[:, -1, :, :, 0]
+    model = CNNLSTMRegressor(conv_bank=10, target=target, max_epochs=1, random_state=0).fit(X, y)
+    assert model.conv_bank_ == 0
+    assert model.predict(X).shape == y.shape
+
+
+def test_classes_of_one_sample_each_train():
+    X = np.random.default_rng(0).normal(size=(12, 20, 2))
+    model = CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, np.arange(12))
+    assert model.conv_bank_ > 0
+    assert model.predict_proba(X).shape == (12, 12)
+
+
+@pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+def test_one_sample_leaves_nothing_to_validate_a_readout_on(cls):
+    X = np.random.default_rng(0).normal(size=(1, 20, 2))
+    model = cls(conv_bank=10, max_epochs=1, random_state=0).fit(X, [1])
+    assert model.conv_bank_ == 0
+    assert model.predict(X).shape == (1,)
+
+
 def test_frozen_side_stays_as_it_is_in_training():
     random = np.random.default_rng(0)
     X, y = random.normal(size=(40, 30, 2)), np.arange(40) % 2
