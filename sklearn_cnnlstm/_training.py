@@ -417,7 +417,7 @@ class TrainingNet(NeuralNet):
             self._solve_readout(train)
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
-            if self.module_.join.holds_out:
+            if self.module_.join.holds_out and valid is None:  # else the score of an epoch would not be the model's
                 train, self._held_out = self._hold_out(train)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)

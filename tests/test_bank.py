@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
@@ -130,13 +131,21 @@ def test_correction_that_does_not_help_is_not_trusted():
     assert model.net_.module_.join.trust < 0.3
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_trust_outlives_the_return_of_the_best_weights(early_stopping):
+def test_trust_outlives_the_return_of_the_best_weights():
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
-    params = {"early_stopping": early_stopping, "n_iter_no_change": 50, "max_epochs": 20, "random_state": 0}
-    model = CNNLSTMRegressor(conv_bank=20, **params).fit(X, y)
+    best = EarlyStopping("train_loss", patience=50, load_best=True, sink=lambda text: None)
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=20, net_callbacks=[best], random_state=0).fit(X, y)
     assert model.net_.module_.join.trust < 0.3
+
+
+def test_best_epochs_validation_loss_is_that_of_the_model():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
+    params = {"n_iter_no_change": 50, "scoring": "neg_mean_squared_error", "random_state": 0}
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=20, **params).fit(X[:45], y[:45], X_val=X[45:], y_val=y[45:])
+    error = ((model.predict(X[45:]) - y[45:]) ** 2).mean()
+    np.testing.assert_allclose(-model.history_["valid_score"][model.best_epoch_ - 1], error, rtol=1e-4)
 
 
 def test_warm_start_learns_its_trust_anew():
