@@ -330,7 +330,14 @@ class _BaseCNNLSTM(BaseEstimator):
         with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
             module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
             folds = self._readout_folds(y[index], groups if groups is None else np.asarray(groups)[index])
-            train = _training.Samples(X, self._encode(y, module), self._loss_weight(y, weight), index, folds=folds)
+            train = _training.Samples(
+                X,
+                self._encode(y, module),
+                self._loss_weight(y, weight),
+                index,
+                folds=folds,
+                may_be_held_out=not self.early_stopping_,  # else the best epoch's score would not be the model's
+            )
             callbacks, valid_samples = [], None
             if valid is not None:
                 X_valid, y_valid, weight_valid, valid_index = valid

@@ -456,7 +456,7 @@ class Correction(nn.Module):
 
     In training the linear part is what it predicts of samples that it was not fitted to, as only that has the errors
     that are to be corrected. How far the correction is to be trusted, between 0 and 1, shows on samples that it was not
-    trained on; wholly, if a validation part chooses the epoch.
+    trained on; wholly, if early stopping chooses the epoch.
     """
 
     holds_out = True

@@ -123,8 +123,9 @@ class Samples(Dataset):
     `sample_weight` has one entry per sample or one per entry of y.
     """
 
-    def __init__(self, X, y, sample_weight=None, index=None, *, folds=None):
+    def __init__(self, X, y, sample_weight=None, index=None, *, folds=None, may_be_held_out=True):
         self.folds = folds  # row numbers that the readout of frozen features is validated on, if the network has one
+        self.may_be_held_out = may_be_held_out
         self.known = {}  # what the network need not compute anew for each batch, by the name under which it takes it
         self.index = np.arange(len(X)) if index is None else index
         self.all_X = X
@@ -417,7 +418,7 @@ class TrainingNet(NeuralNet):
             self._solve_readout(train)
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
-            if self.module_.join.holds_out and valid is None:  # else the score of an epoch would not be the model's
+            if self.module_.join.holds_out and train.may_be_held_out:
                 train, self._held_out = self._hold_out(train)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
