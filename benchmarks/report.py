@@ -5,12 +5,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-_PACKAGES = ("sklearn_cnnlstm", "scikit-learn", "skorch", "torch", "numpy", "keras")
+_PACKAGES = ("sklearn_cnnlstm", "scikit-learn", "skorch", "torch", "numpy", "keras", "aeon")
 
 
 def circumstances():
@@ -21,7 +22,14 @@ def circumstances():
         "versions": {"python": platform.python_version()} | _versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
+        "commit": commit(),
     }
+
+
+def commit():
+    """Short name of the commit, with a + if the package differs from it."""
+    package = str(Path(__file__).parents[1] / "sklearn_cnnlstm")
+    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", package) else "")
 
 
 def markdown(rows):
@@ -37,6 +45,11 @@ def publish(rows, out, **details):
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     if out is not None:
         Path(out).write_text(json.dumps(about | {"table": rows} | details, indent=1) + "\n")
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _cpu():
