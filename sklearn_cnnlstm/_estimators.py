@@ -500,11 +500,12 @@ class _BaseCNNLSTM(BaseEstimator):
                 f"Training diverged: the loss is {history['train_loss'].iloc[-1]} after epoch {n_epochs}. Lower lr "
                 f"(now {self.lr}) or scale the targets."
             )
-        was_cut = best_epoch and n_epochs == self.max_epochs_ and n_epochs - best_epoch < self.n_iter_no_change
-        if was_cut and not _is_auto(self.max_epochs):
+        patience = self.n_iter_no_change
+        was_cut = best_epoch and n_epochs == self.max_epochs_ and n_epochs - best_epoch < patience < n_epochs
+        if was_cut and not _is_auto(self.max_epochs):  # of fewer epochs than patience the user wants them all
             return (
                 f"max_epochs={self.max_epochs} ended the training before early stopping could: epoch {best_epoch} was "
-                f"the best and n_iter_no_change is {self.n_iter_no_change}. Raise max_epochs or set it to 'auto'."
+                f"the best and n_iter_no_change is {patience}. Raise max_epochs or set it to 'auto'."
             )
         return None
 
@@ -1167,11 +1168,12 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             return weight
         if self._is_multilabel:
             raise ValueError("class_weight is for one label per sample, but y is multilabel; use sample_weight.")
-        labels = y[y >= 0]
-        present = np.unique(labels)
+        counted = y >= 0 if weight is None else (y >= 0) & (weight > 0)  # what has no weight is as good as absent
+        labels = y[counted]
+        named = np.unique(labels) if self.class_weight == "balanced" else np.arange(len(self.classes_))
         per_class = np.zeros(len(self.classes_))
-        per_class[present] = compute_class_weight(
-            self.class_weight, classes=self.classes_[present], y=self.classes_[labels]
+        per_class[named] = compute_class_weight(
+            self.class_weight, classes=self.classes_[named], y=self.classes_[labels]
         )
         if per_class.min() < 0 or not per_class.any():
             raise ValueError(f"class_weight={self.class_weight}; expected weights of at least 0, not all of them 0.")

@@ -677,6 +677,29 @@ def test_rows_of_weight_zero_are_as_absent_to_the_bit(cls, shape, early_stopping
     assert_array_equal(answer(model.fit(X, y, weight), X), expected)
 
 
+def test_rows_of_weight_zero_are_not_counted_in_balanced_weights():
+    X, y = make_data(CNNLSTMClassifier, (6, 2), n=24)
+    weight = np.where((y == 0) & (np.arange(24) % 3 > 0), 0.0, 1.0)
+    said = weight > 0
+    model = make(CNNLSTMClassifier, class_weight="balanced")
+    expected = answer(model.fit(X[said], y[said]), X)
+    assert_array_equal(answer(model.fit(X, y, weight), X), expected)
+
+
+def test_class_weights_are_read_by_name_where_some_classes_are_absent():
+    X, _ = make_data(CNNLSTMClassifier, (6, 2), n=24)
+    y = np.array(["a", "b", "c"])[np.arange(24) % 3]
+    some = y != "c"
+    model = make(CNNLSTMClassifier, class_weight={"a": 2, "c": 3})  # b: 1
+    model.fit(X, y, X_val=X[some], y_val=y[some])
+    weight = np.where(y[some] == "a", 2.0, 1.0)
+    log_p = np.log(model.predict_proba(X[some]))
+    smooth = 0.9 * log_p[np.arange(len(log_p)), (y[some] == "b").astype(int)] + 0.1 * log_p.mean(axis=1)
+    assert_allclose(model.history_["valid_loss"].min(), -np.average(smooth, weights=weight), rtol=1e-4)
+    model = make(CNNLSTMClassifier, class_weight={"a": 2, "c": 3})
+    assert model.partial_fit(X[some], y[some], classes=["a", "b", "c"]).predict_proba(X).shape == (24, 3)
+
+
 @every_class
 def test_inner_split_finds_a_validation_part_with_weight(cls):
     X, y = make_data(cls, (6, 2), n=40)

@@ -266,6 +266,8 @@ def test_importance_of_a_series_keeps_to_its_blocks():
     result = spatiotemporal_importance(model, X, [0, 1], scoring=lambda _, X, y: seen.append(X) or 0.0, n_repeats=1)
     assert result.block_length == 8
     order, space = seen[1][:, :, 0], seen[2][:, :, 0]
+    short = spatiotemporal_importance(model, X[:, :11], [0, 1], scoring=lambda *_: 0.0, n_repeats=1)
+    assert short.block_length == 5  # too short for two such blocks: cut in two
     blocks = order.reshape(2, 8, 8)
     assert_array_equal(np.diff(blocks), 1)
     assert_array_equal(np.sort(space.reshape(2, 8, 8)), np.arange(64).reshape(8, 8)[None].repeat(2, axis=0))
@@ -434,6 +436,18 @@ def test_quantiles_and_steps_are_explained():
     assert_allclose(total(attribute(model, X, target=(3, "up"))), change, atol=0.03 * abs(change).mean())
 
 
+def test_maps_are_explained_pixel_by_pixel():
+    X = np.random.default_rng(0).normal(size=(16, 3, 6, 6, 1))
+    baseline = training_mean(X)
+    y = X[:, -1, ..., 0] * np.linspace(1, 100, 36).reshape(6, 6)  # each pixel has a scale of its own
+    model = regressor(target="map").fit(X, np.stack([y, -y], axis=1))
+    change = (model.predict(X) - model.predict(baseline))[:, 1, 4, 5]
+    assert_allclose(total(attribute(model, X, target=(1, 4, 5))), change, atol=0.03 * abs(change).mean())
+    model = classifier(target="map").fit(X, np.where(y > 0, "warm", "cold"))
+    change = (model.decision_function(X) - model.decision_function(baseline))[:, 4, 5]
+    assert_allclose(total(attribute(model, X, target=(4, 5, "warm"))), change, atol=0.03 * abs(change).mean())
+
+
 def test_attributions_come_back_in_the_form_of_X():
     X, y = three_classes()
     expected = attribute(classifier().fit(X, y), X, target="low")
@@ -497,6 +511,11 @@ def test_attribution_says_what_it_expects(monkeypatch):
         attribute(several, X)
     with pytest.raises(ValueError, match="target=5 picks 0 numbers"):
         attribute(several, X, target=5)
+    per_step = classifier(target="step").fit(X, X[:, :, 0] > 0)
+    with pytest.raises(ValueError, match=r"target=True; expected a tuple \(0 to 15, label\)"):
+        attribute(per_step, X, target=True)
+    with pytest.raises(ValueError, match=r"target=\(16, True\); expected \(0 to 15, label\): index 16 is out"):
+        attribute(per_step, X, target=(16, True))
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ImportError, match=r"attribute needs captum.*sklearn_cnnlstm\[explain\]"):
         attribute(model, X)
@@ -556,6 +575,9 @@ def test_attention_weights_need_attention():
     X, y = slopes()
     with pytest.raises(ValueError, match="pooling='last' and target='sample' have no attention"):
         attention_weights(classifier(pooling="last").fit(X, y), X)
+    maps = np.random.default_rng(0).normal(size=(8, 3, 4, 4, 1))
+    with pytest.raises(ValueError, match="target='map' have no attention"):
+        attention_weights(regressor(target="map", max_epochs=1).fit(maps, maps[:, -1, ..., 0]), maps)
 
 
 # -- diagnosis -----------------------------------------------------------------------------------------------------
@@ -615,10 +637,12 @@ def test_diagnosis_sees_that_the_validation_loss_rose_again(fitted):
 
 def test_diagnosis_sees_a_small_validation_part_and_a_cut_training():
     X, y = slopes(n_samples=80)
-    model = classifier(early_stopping=True, max_epochs=3).fit(X, y)
+    model = classifier(early_stopping=True, max_epochs=3, n_iter_no_change=2).fit(X, y)
     cut, few = diagnose(with_history(model, train_loss=[1.0, 0.4, 0.3], valid_loss=[1.0, 0.4, 0.3]))
     assert cut.startswith("training ended at epoch 3, before early stopping could (best: 3): raise max_epochs")
     assert few.startswith("the validation part has 8 samples")
+    patient = model.set_params(n_iter_no_change=3)  # all epochs are wanted
+    assert finding(patient) == few
 
 
 def test_diagnosis_names_constant_channels():

@@ -215,7 +215,7 @@ def test_fit_prints_nothing_unless_asked(capsys):
 def test_max_epochs_that_ends_before_early_stopping_could_is_a_warning():
     X, y = slopes()
     with pytest.warns(ConvergenceWarning, match="max_epochs=4 ended the training before early stopping could"):
-        classifier(early_stopping=True, max_epochs=4, n_iter_no_change=4).fit(X, y)
+        classifier(early_stopping=True, max_epochs=4, n_iter_no_change=3).fit(X, y)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,7 @@ def test_max_epochs_that_ends_before_early_stopping_could_is_a_warning():
     [
         {"early_stopping": True, "max_epochs": 50, "n_iter_no_change": 2},  # it stopped
         {"early_stopping": True, "max_epochs": "auto", "n_iter_no_change": 100},  # the package's own choice
+        {"early_stopping": True, "max_epochs": 4, "n_iter_no_change": 4},  # it never could: all epochs are wanted
         {"early_stopping": False, "max_epochs": 4},
     ],
 )

@@ -30,8 +30,8 @@ def attribute(estimator, X, target=None, method="integrated_gradients", *, basel
         Samples to explain.
     target : label, int or tuple, default=None
         Which answer: a label out of `classes_` for a classifier, an index into the answer to one sample for a
-        regressor; with `target="step"` a step comes first, (step, label) or (step, output). None is the predicted
-        class, or the only number.
+        regressor; with `target="step"` a step comes first, (step, label) or (step, output), with "map" a place,
+        (row, column, label). None is the predicted class, or the only number.
     method : "integrated_gradients" or "occlusion", default="integrated_gradients"
         "integrated_gradients" follows the gradient from the baseline to X: the values add up to the change of the
         answer (to about a hundredth of it). "occlusion" replaces one window after the other by the baseline and spreads
@@ -104,18 +104,25 @@ def _output_of_label(estimator, answer, target):
     where, label = (), target
     if answer.ndim and not is_multilabel:
         if not isinstance(target, tuple) or len(target) != answer.ndim + 1:
-            raise ValueError(f"target={target!r}; expected a tuple (step, label) for labels of shape {answer.shape}.")
+            raise ValueError(f"target={target!r}; expected a tuple {_place_and_label(answer)}.")
         *where, label = target
-    step = _places(answer.shape)[tuple(where)] if where else 0
+    try:
+        place = _places(answer.shape)[tuple(where)] if where else 0
+    except IndexError as error:
+        raise ValueError(f"target={target!r}; expected {_place_and_label(answer)}: {error}.") from error
     if label is None and not is_multilabel:
         label = answer[tuple(where)]
     code = np.flatnonzero(classes == label)
     if len(code) != 1:
         raise ValueError(f"target={target!r} names none of the classes; expected one of {classes.tolist()}.")
-    first, code = step * len(classes), code[0]
+    first, code = place * len(classes), code[0]
     if len(classes) == 2 and not is_multilabel:
         return {first + code: 1.0, first + 1 - code: -1.0}
     return {first + code: 1.0}
+
+
+def _place_and_label(answer):
+    return f"({', '.join(f'0 to {size - 1}' for size in answer.shape)}, label)"
 
 
 def _output_of_number(estimator, answer, target):
@@ -129,8 +136,8 @@ def _output_of_number(estimator, answer, target):
             f"target={target!r} picks {place.size} numbers of an answer of shape {shape}; expected an index of one."
         )
     place, quantiles = int(place.item()), estimator.quantiles_ or (0.5,)
-    scale = estimator.net_.module_.target_statistics()[1]
-    return {place * len(quantiles) + quantiles.index(0.5): scale[place % len(scale)]}
+    scale = estimator.net_.module_.target_statistics()[1]  # of each output, for maps of each of their pixels
+    return {place * len(quantiles) + quantiles.index(0.5): scale.flat[place % scale.size]}
 
 
 def _places(shape):
@@ -270,7 +277,7 @@ def attention_weights(estimator, X):
     estimator = unwrap(estimator, pipelines=False)
     network = differentiable_copy(estimator)
     attention = getattr(getattr(network, "pool", None), "attention", None)
-    if attention is None:
+    if attention is None or estimator.target != "sample":
         raise ValueError(
             f"pooling={estimator.pooling!r} and target={estimator.target!r} have no attention; expected an estimator "
             "with 'attention' in pooling and target='sample'."

@@ -61,9 +61,10 @@ def _jumps(estimator):
 
 def _still_falls(estimator):
     n_epochs, n_max = estimator.n_epochs_, estimator.max_epochs_
-    if estimator.early_stopping_:
+    patience = estimator.n_iter_no_change
+    if estimator.early_stopping_ and patience < n_max:
         best = estimator.best_epoch_
-        if n_epochs >= n_max and n_epochs - best < estimator.n_iter_no_change:
+        if n_epochs >= n_max and n_epochs - best < patience:
             yield f"training ended at epoch {n_epochs}, before early stopping could (best: {best}): raise max_epochs."
         return
     if n_epochs < _FEW_EPOCHS:

@@ -21,9 +21,9 @@ def spatiotemporal_importance(estimator, X, y, scoring=None, n_repeats=5, random
     """How much of the score is lost when order, space, a channel, a stretch of time or a region is destroyed.
 
     Two questions of the architecture come first. *Order*, which the LSTM reads: for 4-D X and up the steps of each
-    sample are shuffled; a 3-D series is cut into blocks longer than what the CNN sees at once, and they are shuffled.
-    *Space*, which the CNN reads: the places inside each step are shuffled, in a 3-D series the steps inside each of
-    those blocks. Then each channel, each eighth of the time and each region of the space is replaced by that of
+    sample are shuffled; a 3-D series is cut into blocks longer than what the learned CNN sees at once, and they are
+    shuffled. *Space*, which the CNN reads: the places inside each step are shuffled, in a 3-D series the steps inside
+    each of those blocks. Then each channel, each eighth of the time and each region of the space is replaced by that of
     another sample, as permutation importance does with a feature.
 
     Parameters
@@ -47,8 +47,9 @@ def spatiotemporal_importance(estimator, X, y, scoring=None, n_repeats=5, random
         `score` of the untouched X, and a Bunch for each part with `importances` (score lost, the last axis is the
         repeats), `importances_mean` and `importances_std`: `order` and `space` of shape (n_repeats,), `channels`
         (n_channels, n_repeats), `time` (n_blocks, n_repeats) and, where X has space, `regions` (\\*grid, n_repeats).
-        `block_length` is the least length of the blocks whose order is shuffled, 1 for 4-D X and up; a series shorter
-        than two of them is cut in two. `time_edges` are the steps between which the blocks of `time` lie.
+        `block_length` is the least length of the blocks whose order is shuffled, 1 for 4-D X and up; where the
+        longest series has not two blocks longer than what the CNN sees, it is cut in two. `time_edges` are the steps
+        between which the blocks of `time` lie.
 
     See Also
     --------
@@ -56,7 +57,9 @@ def spatiotemporal_importance(estimator, X, y, scoring=None, n_repeats=5, random
 
     Notes
     -----
-    The network is not trained anew: a loss tells what this network reads, not what another could do without.
+    The network is not trained anew: a loss tells what this network reads, not what another could do without. It is
+    that of the network as a whole: the frozen kernels of `conv_bank`, the longest of which reach over a whole series,
+    read order beside the LSTM. For what the LSTM alone adds to the CNN, fit with `conv_bank=0`.
 
     References
     ----------
@@ -88,7 +91,7 @@ def spatiotemporal_importance(estimator, X, y, scoring=None, n_repeats=5, random
         return [score - scorer(estimator, restore(part), y) for part in destroyed]
 
     is_series = X.ndim == 3
-    block_length = receptive_field(inner.net_.module_) + 1 if is_series else 1
+    block_length = min(receptive_field(inner.net_.module_) + 1, max(1, lengths.max() // 2)) if is_series else 1
     order = loss(_shuffle_blocks, block_length)
     space = loss(_shuffle_inside_blocks, block_length) if is_series else loss(_shuffle_places)
     everywhere = [slice(0, size) for size in X.shape[2:]]
