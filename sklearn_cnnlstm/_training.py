@@ -85,9 +85,23 @@ def training_scope(device, seed, *, deterministic=False):
     """Seeded torch for one fit at a time, its process-wide switches put back afterwards."""
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
-    with _FIT_LOCK, torch.random.fork_rng(devices, device_type=device_type), _switches(device, deterministic):
+    fork = torch.random.fork_rng(devices, device_type=device_type)
+    with _FIT_LOCK, _defaults_of_torch(), fork, _switches(device, deterministic):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def _defaults_of_torch():
+    """Gradients, float32 and tensors on the CPU, whatever the caller has set for code of his own."""
+    dtype = torch.get_default_dtype()
+    on_cpu = torch.device("cpu") if torch.get_default_device().type != "cpu" else contextlib.nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), on_cpu:
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 @contextlib.contextmanager

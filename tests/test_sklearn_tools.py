@@ -592,6 +592,64 @@ def test_select_from_model_keeps_the_column_that_decides(make):
     assert_array_equal(model.fit(X, y).transform(X), X[:, [2]])
 
 
+# -- the default network, its frozen side too ----------------------------------------------------------------------
+
+DEFAULT = {"max_epochs": 5, "random_state": 0}  # its fit is a matter of tenths of a second
+
+
+@pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+def test_default_network_is_cross_validated_as_by_a_loop(cls):
+    X, y = slopes() if cls is CNNLSTMClassifier else levels()
+    method = "predict_proba" if cls is CNNLSTMClassifier else "predict"
+    cv = KFold(2)
+    by_hand = [getattr(cls(**DEFAULT).fit(X[train], y[train]), method)(X[test]) for train, test in cv.split(X)]
+    assert_array_equal(cross_val_predict(cls(**DEFAULT), X, y, cv=cv, method=method), np.concatenate(by_hand))
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda net: GridSearchCV(net, {"conv_bank": ["auto", 0]}, cv=2, error_score="raise"),
+        lambda net: CalibratedClassifierCV(net, cv=2),
+        lambda net: TunedThresholdClassifierCV(net, cv=2),
+        lambda net: VotingClassifier([("net", net), ("other", clone(net).set_params(random_state=1))], voting="soft"),
+        lambda net: StackingClassifier([("net", net)], cv=2),
+        lambda net: AdaBoostClassifier(net, n_estimators=2, random_state=0),
+        lambda net: OneVsRestClassifier(net),
+    ],
+)
+def test_default_classifier_serves_tools_on_sequences(tool):
+    X, y = slopes()
+    assert tool(CNNLSTMClassifier(**DEFAULT)).fit(X, y).score(X, y) > 0.9
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda net: BaggingRegressor(net, n_estimators=2, random_state=0),
+        lambda net: MultiOutputRegressor(net),
+        lambda net: TransformedTargetRegressor(net, func=np.cbrt, inverse_func=lambda y: y**3),
+        lambda net: StackingRegressor([("net", net)], cv=2),
+        lambda net: make_pipeline(StandardScaler(), net),
+    ],
+)
+def test_default_regressor_serves_tools_on_flat_sequences(tool):
+    X, y = levels()
+    model = tool(CNNLSTMRegressor(input_shape=SHAPE, **DEFAULT))
+    y = np.c_[y, -y] if isinstance(model, MultiOutputRegressor) else y
+    assert model.fit(flat(X), y).score(flat(X), y) > 0.9
+
+
+def test_groups_reach_the_folds_on_which_the_frozen_side_is_validated():
+    X, y = levels()
+    groups = np.arange(len(X)) // 12
+    with config_context(enable_metadata_routing=True):
+        net = CNNLSTMRegressor(**DEFAULT).set_fit_request(groups=True)
+        routed = make_pipeline(FunctionTransformer(), net).fit(X, y, groups=groups).predict(X)
+    assert_array_equal(routed, CNNLSTMRegressor(**DEFAULT).fit(X, y, groups=groups).predict(X))
+    assert not np.array_equal(routed, CNNLSTMRegressor(**DEFAULT).fit(X, y).predict(X))
+
+
 # -- metadata routing ----------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Where and how a network is trained: devices, switches, batches, losses."""
 
+import contextlib
 import pickle
 from functools import partial
 
@@ -107,6 +108,30 @@ def test_switches_are_put_back_when_training_fails():
         fail()
     assert switches() == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@contextlib.contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("estimator", [CNNLSTMClassifier, CNNLSTMRegressor])
+@pytest.mark.parametrize(
+    "setting", [torch.no_grad, torch.inference_mode, float64_by_default, lambda: torch.device("meta")]
+)
+def test_torch_as_the_caller_has_set_it_does_not_change_a_bit(estimator, setting):
+    X, y = small_set()
+    model = estimator(max_epochs=2, random_state=0)
+    expected = model.fit(X, y).predict(X)
+    with setting():
+        before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+        predicted = model.fit(X, y).predict(X)
+        assert (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()) == before
+    np.testing.assert_array_equal(predicted, expected)
 
 
 def test_scope_seeds_torch():
