@@ -22,6 +22,8 @@ _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_
 class KernelBank(nn.Module):
     """Features of standardised sequences (batch, time, *space, channel) that no training changes.
 
+    Behind the channels of `sample_shape` stand `n_indicators` of missing values, of which the levels alone are read.
+
     The kernels are MiniRocket's (Dempster et al., KDD 2021): length 9, three weights of 2 among six of -1, dilations up
     to an eighth of the axis, each on a random subset of the channels. Here they lie along time and along each axis of
     space, and a threshold is a short ramp, so that gradients to the input exist. Side by side stand
@@ -32,9 +34,10 @@ class KernelBank(nn.Module):
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells.
     """
 
-    def __init__(self, sample_shape, n_kernels):
+    def __init__(self, sample_shape, n_kernels, n_indicators=0):
         super().__init__()
         n_timesteps, *space, n_channels = sample_shape
+        self.n_channels = n_channels
         self.pixels, self.value_cells, self.share_cells = (
             [min(side, most[len(space)]) for side in space] for most in (_MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
@@ -46,7 +49,7 @@ class KernelBank(nn.Module):
         self.register_buffer("threshold", torch.zeros(n_kernels, N_THRESHOLDS))
         self.register_buffer("softness", torch.ones(n_kernels, 1))
 
-        self.n_levels = (5 + self.n_steps) * math.prod(self.value_cells) * n_channels
+        self.n_levels = (5 + self.n_steps) * math.prod(self.value_cells) * (n_channels + n_indicators)
         self.n_flat = self.n_levels + n_kernels * N_THRESHOLDS
         self.part_width = n_kernels * math.prod(self.share_cells)
         self.blocks = self.n_levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width
@@ -95,7 +98,9 @@ class KernelBank(nn.Module):
         """For each place: responses (batch, kernel, time, pixel), thresholds and softness of its kernels."""
         of_places = (values.split(self.sizes) for values in (self.weight, self.threshold, self.softness))
         for (axis, dilation), weight, threshold, softness in zip(self.places, *of_places, strict=True):
-            lines = X.movedim(2 + axis, -1).movedim(1, -2)  # (batch, *other axis, channel, length)
+            lines = (
+                X[:, : self.n_channels].movedim(2 + axis, -1).movedim(1, -2)
+            )  # (batch, *other axis, channel, length)
             R = F.conv1d(lines.flatten(0, -3), weight, padding=4 * dilation, dilation=dilation)
             R = R.unflatten(0, lines.shape[:-2]).movedim(-2, 1).movedim(-1, 2 + axis)
             yield R.flatten(3) if R.ndim > 3 else R.unsqueeze(3), threshold.mT[:, :, None, None], softness[:, :, None]

@@ -147,6 +147,11 @@ class _BaseCNNLSTM(BaseEstimator):
         and W (space), such as "NCT" or "NTCHW". None is (n_samples, n_timesteps, *spatial, n_channels).
     input_shape : tuple of int, default=None
         Shape of one sample, in the order of `layout` without N, into which the columns of a 2-D X unfold.
+    missing : "mask", "ffill" or "error", default="mask"
+        What becomes of NaN in X. "mask": the mean of its channel, and each channel that had NaN in fit gets an
+        indicator channel beside it (`backbone` counts these too); NaN in other channels is refused later. "ffill": the
+        last value of that channel and place is carried on, the mean stands before the first. "error": NaN is refused.
+        Steps at the end of a sample whose every value is NaN are no missing values but padding, for 3-D X and up.
     target : "sample", "step" or "map", default="sample"
         What a target belongs to: a sample; each time step, y of shape (n_samples, n_timesteps); or each pixel of one
         map or of `horizon` maps to come, y of shape (n_samples, *spatial) or (n_samples, horizon, *spatial). Numbers
@@ -194,6 +199,7 @@ class _BaseCNNLSTM(BaseEstimator):
         "net_callbacks": [list, tuple, None],
         "layout": [str, None],
         "input_shape": [tuple, list, None],
+        "missing": [StrOptions({"mask", "ffill", "error"})],
         "target": [StrOptions(set(NETWORKS))],
         "device": [str, _training.Device],
         "precision": [StrOptions({"auto", *_training.PRECISIONS})],
@@ -231,6 +237,7 @@ class _BaseCNNLSTM(BaseEstimator):
         net_callbacks,
         layout,
         input_shape,
+        missing,
         target,
         device,
         precision,
@@ -264,6 +271,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.net_callbacks = net_callbacks
         self.layout = layout
         self.input_shape = input_shape
+        self.missing = missing
         self.target = target
         self.device = device
         self.precision = precision
@@ -274,6 +282,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing != "error"
         return tags
 
     # -- training --------------------------------------------------------------------------------------------------
@@ -421,10 +430,11 @@ class _BaseCNNLSTM(BaseEstimator):
             dropout=self.dropout,
             backbone=self.backbone,
             quantiles=getattr(self, "quantiles_", ()),
+            gaps="carry" if self._missing == "ffill" else self._gappy_channels,
             **self._map_settings(X, y),
             **extra,
         )
-        mean, std = _sequences.channel_statistics(X, index, weight)
+        mean, std = _sequences.channel_statistics(X, index, weight, read=self._read)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
@@ -434,6 +444,11 @@ class _BaseCNNLSTM(BaseEstimator):
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         self._set_target_statistics(network, X, y, weight, index)
         return network
+
+    @property
+    def _read(self):
+        """A function of rows of X that gives the values to take statistics of."""
+        return _sequences.carried_forward if self._missing == "ffill" else np.asarray
 
     def _map_settings(self, X, y):
         """What a network that answers with maps needs to know besides."""
@@ -512,20 +527,37 @@ class _BaseCNNLSTM(BaseEstimator):
     # -- validation of what users pass -----------------------------------------------------------------------------
 
     def _check_X(self, X, y, *, reset):
-        """X as a finite canonical array cut to its longest sample; sets, or compares with, what fit saw."""
+        """X as a canonical array cut to its longest sample; sets, or compares with, what fit saw."""
         X = self._check_shape(X, reset=reset)
         if isinstance(X, _sequences.Rows):
             check_consistent_length(X, y)  # before rows are read
-        X = self._trim(X)
+        if reset:
+            self._missing = self.missing
+        elif self.missing != self._missing:
+            raise ValueError(
+                f"missing={self.missing!r}, but {type(self).__name__} was fitted with missing={self._missing!r}."
+            )
+        X = self._trim(X, reset=reset)
         if reset:
             self.input_shape_ = X.shape[1:]
         return X
 
-    def _trim(self, X):
-        """X without padding that all samples share, refused if it has values that are missing."""
+    def _trim(self, X, *, reset=False, first=0):
+        """X, whose rows count from `first`, without padding that all samples share; no NaN where it may not be."""
         X, has_gaps = _sequences.trim(X, may_be_padded=self._may_be_padded)
-        if has_gaps.any():
+        if self._missing == "error" and has_gaps.any():
             assert_all_finite(np.array([np.nan]), estimator_name=type(self).__name__, input_name="X")
+        if reset:
+            self._gappy_channels = np.flatnonzero(has_gaps.any(axis=0))
+        if self._missing == "mask":
+            has_gaps[:, self._gappy_channels] = False
+            if has_gaps.any():
+                sample, channel = np.argwhere(has_gaps)[0]
+                raise ValueError(
+                    f"Input X contains NaN in channel {channel} of sample {first + sample}, but "
+                    f"{type(self).__name__} was fitted with NaN in {_channels(self._gappy_channels)}; expected none "
+                    "elsewhere (missing='ffill' takes NaN in any channel)."
+                )
         if isinstance(X, _sequences.Padded) and self.target != "sample":
             raise ValueError(
                 f"X is ragged (samples have {X.lengths.min()} to {X.lengths.max()} steps), which target="
@@ -696,7 +728,9 @@ class _BaseCNNLSTM(BaseEstimator):
         X = self._check_shape(X, reset=False)
         answer = getattr(self.net_.settled(self.device), question)
         if isinstance(X, _sequences.Rows):  # each row is read once
-            return np.concatenate([answer(self._trim(part)) for part in X.parts(_training.rows_per_pass(X))])
+            rows = _training.rows_per_pass(X)
+            parts = (self._trim(part, first=i * rows) for i, part in enumerate(X.parts(rows)))
+            return np.concatenate([answer(part) for part in parts])
         return answer(self._trim(X))
 
 
@@ -706,6 +740,13 @@ def _is_auto(value):
 
 def _draw_seed(random_state):
     return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def _channels(numbers):
+    """'no channel', 'channel 3', 'channels 0, 3'."""
+    if len(numbers) == 0:
+        return "no channel"
+    return f"channel{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _weighted_rows(index, weight):
@@ -894,6 +935,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         net_callbacks=None,
         layout=None,
         input_shape=None,
+        missing="mask",
         target="sample",
         class_weight=None,
         label_smoothing=0.1,
@@ -930,6 +972,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             net_callbacks=net_callbacks,
             layout=layout,
             input_shape=input_shape,
+            missing=missing,
             target=target,
             device=device,
             precision=precision,
@@ -1407,6 +1450,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         net_callbacks=None,
         layout=None,
         input_shape=None,
+        missing="mask",
         target="sample",
         loss="squared_error",
         quantiles=(0.05, 0.5, 0.95),
@@ -1443,6 +1487,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             net_callbacks=net_callbacks,
             layout=layout,
             input_shape=input_shape,
+            missing=missing,
             target=target,
             device=device,
             precision=precision,
@@ -1604,7 +1649,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             mean, std = _observed_statistics(y[index], weight, per_pixel=self._target == "map")
         network.set_statistics(target_mean=mean, target_scale=_sequences.safe_scale(mean, std))
         if self._target == "map":
-            frames = _sequences.last_frames(X, index)[:, np.newaxis, ..., : y.shape[-1]]
+            frames = _sequences.last_frames(X, index, read=self._read)[:, np.newaxis, ..., : y.shape[-1]]
             mean, std = _observed_statistics(frames, weight, per_pixel=True)
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
 

@@ -28,6 +28,7 @@ class CNNLSTM(nn.Module):
 
     `sample_shape` is (time, *space, channel) of one training sample; time may differ later, the rest may not.
     `lengths` (batch,) on the CPU are the valid steps of each sequence of a ragged batch, the longest as long as time.
+    `gaps` is None (X has no NaN), "carry" or the channels that get an indicator of their missing values.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class CNNLSTM(nn.Module):
         backbone=None,
         norm="layer",
         quantiles=(),
+        gaps=None,
     ):
         super().__init__()
         self.n_outputs = n_outputs
@@ -55,18 +57,22 @@ class CNNLSTM(nn.Module):
         self.register_buffer("target_mean", torch.zeros(n_outputs))
         self.register_buffer("target_scale", torch.ones(n_outputs))
 
+        self.gaps = make_gaps(gaps)
+        seen_shape = (*sample_shape[:-1], n_channels + self.gaps.n_indicators)
+
         n_spatial = len(sample_shape) - 2
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
-        cnn = make_cnn(n_channels, n_spatial)
+        cnn = make_cnn(seen_shape[-1], n_spatial)
         along_time = AlongTime if backbone is None else LengthByLength
         self.cnn = self.over_frames(cnn) if n_spatial else along_time(cnn)
-        self.lstm = LSTMStack(self._cnn_width(sample_shape), hidden_size, num_layers, bidirectional, dropout)
+        self.lstm = LSTMStack(self._cnn_width(seen_shape), hidden_size, num_layers, bidirectional, dropout)
         self.pool = TimePool(self.lstm.width, pooling)
         self.n_features = self.pool.width
         self.head = make_head(self.n_features, n_outputs, dropout, quantiles, norm=norm)
 
     def standardise(self, X):
-        return (X - self.input_mean) / self.input_scale
+        """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
+        return self.gaps((self.gaps.carried(X) - self.input_mean) / self.input_scale)
 
     def over_frames(self, cnn):
         return PerFrame(cnn)
@@ -147,10 +153,11 @@ class MapCNNLSTM(CNNLSTM):
 
     def __init__(self, sample_shape, n_outputs, *, horizon, from_last_frame, dropout, quantiles=(), **sizes):
         super().__init__(sample_shape, n_outputs, dropout=dropout, **sizes)
-        _, *frame = sample_shape
+        *space, n_channels = sample_shape[1:]
+        frame = *space, n_channels + self.gaps.n_indicators
         self.places = self.cnn.places(frame)
         self.head = MapDecoder(self.n_features, frame, horizon, n_outputs, dropout, quantiles)
-        shape = (horizon, *frame[:-1], n_outputs)
+        shape = (horizon, *space, n_outputs)
         self.register_buffer("target_mean", torch.zeros(shape))
         self.register_buffer("target_scale", torch.ones(shape))
         self.start = LastFrame(shape[1:], quantiles) if from_last_frame else FromNothing()
@@ -165,8 +172,8 @@ class MapCNNLSTM(CNNLSTM):
         return super().embed(X, lengths).unflatten(0, (len(X), *self.places))  # (batch, *place, feature)
 
     def forward(self, X, lengths=None):
-        frame = (X[:, -1] - self.input_mean) / self.input_scale
-        return self.head(self.embed(X, lengths), frame) + self.start(X[:, -1])
+        frame = self.standardise(X)[:, -1]
+        return self.head(self.embed(X, lengths), frame) + self.start(self.gaps.carried(X)[:, -1])
 
 
 class MapDecoder(nn.Module):
@@ -194,7 +201,7 @@ class MapDecoder(nn.Module):
 
 
 class LastFrame(nn.Module):
-    """The first channels of a frame, measured from what is usual at each pixel."""
+    """The first channels of a frame, measured from what is usual at each pixel, which is what a missing value is."""
 
     def __init__(self, shape, quantiles):
         super().__init__()
@@ -208,7 +215,7 @@ class LastFrame(nn.Module):
 
     def forward(self, X):  # (batch, *space, channel)
         X = (X[..., : self.mean.shape[-1]] - self.mean) / self.scale
-        return X.reshape(len(X), 1, *self.mean.shape, *self.quantile_axis)
+        return X.masked_fill(X.isnan(), 0).reshape(len(X), 1, *self.mean.shape, *self.quantile_axis)
 
 
 class FromNothing(nn.Module):
@@ -226,7 +233,7 @@ class BankCNNLSTM(CNNLSTM):
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
-        self.bank = KernelBank(sample_shape, conv_bank)
+        self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators)
         self.join = join(self.bank, n_outputs, hidden_size)
 
     def features(self, X, lengths=None):
@@ -257,6 +264,52 @@ class BankCNNLSTM(CNNLSTM):
 
 
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
+
+
+class NoGaps(nn.Module):
+    """X has no missing values."""
+
+    n_indicators = 0
+
+    def carried(self, X):  # (batch, time, *space, channel)
+        """X with what is known of missing values in the user's units."""
+        return X
+
+    def forward(self, X):
+        """Standardised X without NaN."""
+        return X
+
+
+class CarriedGaps(NoGaps):
+    """A missing value is the last one before it at its place, or else its channel's mean."""
+
+    def carried(self, X):
+        is_nan = X.isnan()
+        step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
+        return X.gather(1, torch.where(is_nan, 0, step).cummax(1).values)
+
+    def forward(self, X):
+        return X.masked_fill(X.isnan(), 0)
+
+
+class MarkedGaps(NoGaps):
+    """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("channels", torch.as_tensor(channels))
+        self.n_indicators = len(channels)
+
+    def forward(self, X):
+        is_nan = X.isnan()
+        return torch.cat([X.masked_fill(is_nan, 0), is_nan[..., self.channels].to(X.dtype)], dim=-1)
+
+
+def make_gaps(gaps):
+    """None: no missing values, "carry": the last value goes on, channel numbers: these get indicators."""
+    if gaps is None or len(gaps) == 0:
+        return NoGaps()
+    return CarriedGaps() if isinstance(gaps, str) else MarkedGaps(gaps)
 
 
 def make_head(n_features, n_outputs, dropout, quantiles=(), norm="layer"):

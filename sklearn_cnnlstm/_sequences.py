@@ -161,12 +161,13 @@ class Padded:
 
 
 def trim(X, *, may_be_padded):
-    """Canonical X cut to its longest sample, as Padded if others are shorter, and which channels have missing values.
+    """Canonical X cut to its longest sample, as Padded if others are shorter, and where it has missing values.
 
-    Padding is steps at the end of a sample whose every value is NaN; any other NaN is a missing value.
+    These are told by (sample, channel). Padding is steps at the end of a sample whose every value is NaN; any other NaN
+    is a missing value.
     """
     lengths = np.full(len(X), X.shape[1])
-    has_gaps = np.zeros(X.shape[-1], dtype=bool)
+    has_gaps = np.zeros((len(X), X.shape[-1]), dtype=bool)
     if X.dtype.kind != "f" or (isinstance(X, np.ndarray) and _has_finite_sum(X)):  # dense, and no copy is made
         return X, has_gaps
     for part in _blocks(X, np.arange(len(X))):
@@ -174,7 +175,7 @@ def trim(X, *, may_be_padded):
         if may_be_padded:
             lengths[part] = _steps_up_to_last_value(is_nan)
             is_nan[np.arange(X.shape[1]) >= lengths[part, np.newaxis]] = False
-        has_gaps |= is_nan.any(axis=tuple(range(X.ndim - 1)))
+        has_gaps[part] = is_nan.any(axis=tuple(range(1, X.ndim - 1)))
     if not lengths.all():
         first = lengths.argmin()
         raise ValueError(f"X has no value that is not NaN in sample {first} of shape {X.shape[1:]}; expected one step.")
@@ -182,6 +183,20 @@ def trim(X, *, may_be_padded):
     if longest < X.shape[1]:
         X = X.mapped(partial(_first_steps, n=longest)) if isinstance(X, Rows) else _first_steps(X, longest)
     return (X if (lengths == longest).all() else Padded(X, lengths)), has_gaps
+
+
+def carried_forward(X):
+    """Rows of canonical X in which a missing value is the last one before it at its place, NaN where there is none."""
+    values = np.asarray(X)
+    is_nan = np.isnan(values)
+    if not is_nan.any():
+        return values
+    step = np.arange(values.shape[1]).reshape(1, -1, *[1] * (values.ndim - 2))
+    last = np.maximum.accumulate(np.where(is_nan, 0, step), axis=1)
+    filled = np.take_along_axis(values, last, axis=1)
+    if isinstance(X, Padded):
+        filled[np.arange(values.shape[1]) >= X.lengths[:, np.newaxis]] = np.nan
+    return filled
 
 
 def _has_finite_sum(X):
@@ -298,17 +313,18 @@ def check_range(X, name="X"):
         )
 
 
-def channel_statistics(X, index, sample_weight=None):
+def channel_statistics(X, index, sample_weight=None, *, read=np.asarray):
     """Mean and standard deviation of each channel of the rows `index` of canonical X, in one pass, in float64.
 
-    NaN has no say; of a channel that is nothing else the mean is 0 and the deviation infinite.
+    NaN has no say; of a channel that is nothing else the mean is 0 and the deviation infinite. `read` is a function of
+    a block of rows that gives its values.
     """
     n_channels = X.shape[-1]
     total = 0.0
     mean = np.zeros(n_channels)
     squares = np.zeros(n_channels)
     for part in _blocks(X, index):
-        chunk = np.asarray(X[part], dtype=np.float64)
+        chunk = read(X[part]).astype(np.float64, copy=False)
         weight = np.ones(len(part)) if sample_weight is None else sample_weight[part]
         values, chunk_mean, chunk_squares = _moments(chunk, weight.reshape(-1, *[1] * (chunk.ndim - 1)))
         # Chan et al. (1979): parts are merged about their own means, so large offsets cost no digits
@@ -336,10 +352,9 @@ def _or_1(total):
     return np.where(total == 0, 1.0, total)
 
 
-def last_frames(X, index):
+def last_frames(X, index, *, read=np.asarray):
     """The last steps (sample, *space, channel) of the rows `index` of canonical X, in float64."""
-    rows = max(1, _CHUNK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))
-    parts = [np.asarray(X[index[start : start + rows]])[:, -1] for start in range(0, len(index), rows)]
+    parts = [read(X[part])[:, -1] for part in _blocks(X, index)]
     return np.concatenate(parts).astype(np.float64)
 
 

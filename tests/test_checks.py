@@ -371,13 +371,25 @@ def test_what_users_pass_is_not_changed(cls, shape, dtype):
 
 @every_class
 @every_shape
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
-def test_nan_and_inf_are_refused(cls, shape, value, word):
+@pytest.mark.parametrize("missing", ["mask", "ffill", "error"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_is_refused(cls, shape, missing, value):
     X, y = make_data(cls, shape)
-    model = make(cls).fit(X, y)
+    model = make(cls, missing=missing).fit(X, y)
     X.flat[-1] = value
-    for call in (lambda: make(cls).fit(X, y), lambda: model.partial_fit(X, y), lambda: model.predict(X)):
-        with pytest.raises(ValueError, match=f"Input X contains {word}"):
+    for call in (lambda: model.fit(X, y), lambda: model.partial_fit(X, y), lambda: model.predict(X)):
+        with pytest.raises(ValueError, match="Input X contains infinity"):
+            call()
+
+
+@every_class
+@every_shape
+def test_nan_is_refused_if_asked_to(cls, shape):
+    X, y = make_data(cls, shape)
+    model = make(cls, missing="error").fit(X, y)
+    X.flat[-1] = np.nan
+    for call in (lambda: model.fit(X, y), lambda: model.partial_fit(X, y), lambda: model.predict(X)):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
             call()
 
 

@@ -81,6 +81,7 @@ def attribute(estimator, X, target=None, method="integrated_gradients", *, basel
         place = np.s_[rows, : lengths[rows[0]]]
         part = as_tensor(padded[place], network)
         start = network.input_mean.expand_as(part) if baselines is None else as_tensor(baselines[place], network)
+        start = torch.where(part.isnan(), torch.nan, start)  # what is missing stays so
         direction = _directions([outputs[row] for row in rows], network, part)
         if method == "occlusion":
             values = _occlude(explain.Occlusion(answer), part, start, direction, window)

@@ -20,9 +20,10 @@ def to_padded(X, estimator):
         return padded, lengths, lambda values: _as_list(values, lengths, X, estimator.layout)
     array = np.asarray(_sequences.to_array(X))
     canonical = _sequences.canonical(array, **form)
+    lengths = np.full(len(array), canonical.shape[1]) if array.ndim == 2 else _lengths(canonical)  # a table has no end
     if hasattr(X, "columns"):  # names go back too: scikit-learn warns where they are missing
-        return canonical, _lengths(canonical), lambda values: type(X)(values.reshape(X.shape), X.index, X.columns)
-    return canonical, _lengths(canonical), lambda values: _as_layout(values, estimator.layout).reshape(array.shape)
+        return canonical, lengths, lambda values: type(X)(values.reshape(X.shape), X.index, X.columns)
+    return canonical, lengths, lambda values: _as_layout(values, estimator.layout).reshape(array.shape)
 
 
 def _is_ragged(X):
