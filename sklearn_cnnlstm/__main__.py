@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -102,7 +103,7 @@ def _report_test(estimator, X_train, y_train, X_test, y_test, *, seconds):
     """Score the estimator, fitted in `seconds`, on the test part beside scikit-learn's MLP on flattened samples."""
     score = estimator.score(X_test, y_test)
     start = time.perf_counter()
-    peer = make_pipeline(StandardScaler(), _peer(estimator))
+    peer = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), _peer(estimator))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the peer's default epochs are what a user gets
         peer.fit(X_train.reshape(len(X_train), -1), y_train)

@@ -52,6 +52,13 @@ def test_users_file_of_floats_is_a_regression(data_file, capsys):
     assert re.search(r"R2.*\n +CNNLSTMRegressor +-?\d", capsys.readouterr().out)
 
 
+def test_users_file_may_miss_values(data_file, capsys):
+    X = np.random.default_rng(0).normal(size=(30, 6, 2))
+    X[:5, 4:] = X[7, 2, 1] = X[:, 5, 0] = np.nan
+    assert main(["--data", data_file(X_train=X), "--param", "max_epochs=2"]) == 0
+    assert re.search(r"MLPClassifier +[01]\.\d+", capsys.readouterr().out)
+
+
 def test_task_overrides_the_dtype(data_file, capsys):
     assert main(["--data", data_file(), "--task", "regression", "--param", "max_epochs=2"]) == 0
     assert "CNNLSTMRegressor" in capsys.readouterr().out
