@@ -156,9 +156,10 @@ class _BaseCNNLSTM(BaseEstimator):
         What a target belongs to: a sample; each time step, y of shape (n_samples, n_timesteps); or each pixel of one
         map or of `horizon` maps to come, y of shape (n_samples, *spatial) or (n_samples, horizon, *spatial). Numbers
         may have a last axis of outputs more. In y of "step" and "map" NaN is no observation: out of the loss and the
-        score. For "step" no state is pooled, and the CNN of 3-D X keeps the steps unless `pool_size` is given. For
-        "map" the LSTM runs at each place of the CNN's maps, and a regressor of no more outputs than X has channels
-        predicts the change from the first channels of the last frame; `conv_bank` is not used.
+        score. For "step" no state is pooled, and the CNN of 3-D X keeps the steps unless `pool_size` is given; y of
+        ragged X is a list as well or ends in NaN, and what is predicted is an array of arrays for a list X, else it
+        ends in NaN. For "map" the LSTM runs at each place of the CNN's maps, and a regressor of no more outputs than X
+        has channels predicts the change from the first channels of the last frame; `conv_bank` is not used.
     {task}
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
@@ -558,10 +559,10 @@ class _BaseCNNLSTM(BaseEstimator):
                     f"{type(self).__name__} was fitted with NaN in {_channels(self._gappy_channels)}; expected none "
                     "elsewhere (missing='ffill' takes NaN in any channel)."
                 )
-        if isinstance(X, _sequences.Padded) and self.target != "sample":
+        if isinstance(X, _sequences.Padded) and self.target == "map":
             raise ValueError(
-                f"X is ragged (samples have {X.lengths.min()} to {X.lengths.max()} steps), which target="
-                f"{self.target!r} does not support; expected samples of one length, or target='sample'."
+                f"X is ragged (samples have {X.lengths.min()} to {X.lengths.max()} steps), which target='map' does not "
+                "support; expected samples of one length, and a value in each last frame."
             )
         return X
 
@@ -721,7 +722,7 @@ class _BaseCNNLSTM(BaseEstimator):
             The pooled states of the LSTM; with `target="step"` the state of each step, (n_samples, n_timesteps, d);
             with "map" the pooled states at each place of the CNN's maps, (n_samples, *places, d).
         """
-        return self._ask("embed", X)
+        return self._in_form_of(X, self._ask("embed", X))
 
     def _ask(self, question, X):
         check_is_fitted(self)
@@ -729,9 +730,47 @@ class _BaseCNNLSTM(BaseEstimator):
         answer = getattr(self.net_.settled(self.device), question)
         if isinstance(X, _sequences.Rows):  # each row is read once
             rows = _training.rows_per_pass(X)
-            parts = (self._trim(part, first=i * rows) for i, part in enumerate(X.parts(rows)))
-            return np.concatenate([answer(part) for part in parts])
-        return answer(self._trim(X))
+            parts = enumerate(X.parts(rows))
+            return np.concatenate([self._ask_part(answer, part, first=i * rows) for i, part in parts])
+        return self._ask_part(answer, X)
+
+    def _ask_part(self, answer, X, *, first=0):
+        n_timesteps = X.shape[1]
+        X = self._trim(X, first=first)
+        answers = answer(X)
+        if self._target != "step" or X.shape[1] == n_timesteps == _lengths(X).min():
+            return answers
+        return _sequences.up_to(answers, n_timesteps, _lengths(X))
+
+    def _in_form_of(self, X, values, function=np.asarray):
+        """function(values); of target="step" and a list X for each sample alone, as an array of arrays."""
+        lengths = _sequences.listed_lengths(X, self.layout) if self._target == "step" else None
+        if lengths is None:
+            return function(values)
+        answers = np.empty(len(X), dtype=object)
+        for i, length in enumerate(lengths):
+            answers[i] = function(values[i, :length])
+        return answers
+
+    def _match_predicted(self, y, predicted):
+        """y in the shape of a prediction, given where there is one."""
+        if self._target != "step":
+            return y
+        check_consistent_length(predicted, y)
+        lengths = predicted.reshape(*predicted.shape[:2], -1).any(axis=2).sum(axis=1)
+        return _sequences.match_steps(y, lengths, predicted.shape[1])
+
+    def _match_steps(self, y, X):
+        """y of target="step" as an array of as many steps as X has."""
+        if self._target != "step":
+            return y
+        check_consistent_length(X, y)
+        return _sequences.match_steps(y, _lengths(X), X.shape[1])
+
+
+def _lengths(X):
+    """Valid steps of each sample of canonical X."""
+    return getattr(X, "lengths", np.full(len(X), X.shape[1]))
 
 
 def _is_auto(value):
@@ -1033,8 +1072,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
             Labels out of `classes_`, or an indicator matrix if fit saw one.
         """
-        logits = self._logits(X)
-        return (logits > 0).astype(int) if self._is_multilabel else self.classes_[logits.argmax(axis=-1)]
+        return self._in_form_of(X, self._codes_of(X), self._labels)
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -1050,7 +1088,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Columns in the order of `classes_`; for multilabel y the probability of each label.
         """
         logits = self._logits(X)
-        return expit(logits) if self._is_multilabel else softmax(logits, axis=-1)
+        return self._in_form_of(X, expit(logits) if self._is_multilabel else softmax(logits, axis=-1))
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -1066,7 +1104,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Columns in the order of `classes_`.
         """
         logits = self._logits(X)
-        return log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=-1)
+        return self._in_form_of(X, log_expit(logits) if self._is_multilabel else log_softmax(logits, axis=-1))
 
     def decision_function(self, X):
         """Score of each class before it becomes a probability.
@@ -1082,9 +1120,9 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             Logits; for two classes the logit of the second less that of the first.
         """
         logits = self._logits(X)
-        if self._is_multilabel or len(self.classes_) > 2:
-            return logits
-        return logits[..., -1] - logits[..., 0] if len(self.classes_) == 2 else logits[..., 0]
+        if not self._is_multilabel and len(self.classes_) <= 2:
+            logits = logits[..., -1] - logits[..., 0] if len(self.classes_) == 2 else logits[..., 0]
+        return self._in_form_of(X, logits)
 
     def score(self, X, y, sample_weight=None):
         """Accuracy: the share of samples, of observed steps or of observed pixels whose label is predicted.
@@ -1106,7 +1144,9 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         check_is_fitted(self)
         if self._target == "sample":
             return super().score(X, y, sample_weight)
-        y, prediction = np.asarray(y), self.predict(X)
+        codes = self._codes_of(X)
+        prediction = self._labels(codes)
+        y = np.asarray(self._match_predicted(y, codes >= 0))
         _check_same_shape(y, prediction)
         weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
         return float(np.average(y == prediction, weights=~pd.isna(y) * _beside(weight, y)))
@@ -1114,6 +1154,23 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _logits(self, X):
         logits = self._ask("outputs", X)
         return logits if self._target == "sample" else self._as_y(logits, logits.shape[-1])
+
+    def _codes_of(self, X):
+        """Predicted labels as codes into `classes_`, -1 behind the end of a sample; for multilabel y the labels."""
+        logits = self._logits(X)
+        if self._is_multilabel:
+            return (logits > 0).astype(int)
+        codes = logits.argmax(axis=-1)
+        return np.where(np.isnan(logits[..., 0]), -1, codes) if self._target == "step" else codes
+
+    def _labels(self, codes):
+        if self._is_multilabel:
+            return codes
+        return (
+            self.classes_[codes]
+            if (codes >= 0).all()
+            else np.where(codes >= 0, self.classes_.astype(object)[codes], np.nan)
+        )
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Labels as int64 codes into `classes_`, an indicator matrix as float32; sets `classes_` if asked to."""
@@ -1147,6 +1204,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
 
     def _check_labels_with_gaps(self, y, X, *, reset, classes):
         """Labels per step or pixel as int64 codes into `classes_`, -1 where there is none (NaN or None)."""
+        check_consistent_length(X, y)
+        y = self._match_steps(y, X)
         y = check_array(
             y,
             ensure_2d=False,
@@ -1156,7 +1215,6 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             estimator=self,
             input_name="y",
         )
-        check_consistent_length(X, y)
         shape = self._answer_shape(y, X, reset=reset, numbers=False)
         observed = ~pd.isna(y)
         labels = y[observed]
@@ -1181,7 +1239,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _decode_y(self, y):
         if self._is_multilabel:
             return y.astype(int)
-        labels = self.classes_[y] if (y >= 0).all() else np.where(y >= 0, self.classes_[y].astype(object), np.nan)
+        labels = self._labels(y)
         return labels if self._target == "sample" else self._as_y(labels)
 
     def _encode(self, y, network):
@@ -1535,8 +1593,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats);
             with loss="quantile" the median.
         """
-        answers = self._answers(X)
-        return answers[..., self.quantiles_.index(0.5) if self.quantiles_ else 0]
+        return self._in_form_of(X, self._predict(X))
 
     @available_if(_learns_quantiles)
     def predict_quantiles(self, X):
@@ -1552,7 +1609,10 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         quantiles : ndarray of shape (n_samples, ..., n_quantiles)
             What `predict` returns with a last axis in the order of `quantiles_`, along which values never fall.
         """
-        return self._answers(X)
+        return self._in_form_of(X, self._answers(X))
+
+    def _predict(self, X):
+        return self._answers(X)[..., self.quantiles_.index(0.5) if self.quantiles_ else 0]
 
     def _answers(self, X):
         """Targets in the user's units and shape, with a last axis of quantiles, or of length 1."""
@@ -1582,8 +1642,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         score : float
             1 for a perfect prediction, 0 for the mean of y.
         """
-        y = np.asarray(y)
-        prediction = self.predict(X)
+        prediction = self._predict(X)
+        y = np.asarray(self._match_predicted(y, ~np.isnan(prediction)))
         if self._target != "sample":
             _check_same_shape(y, prediction)
             weight = np.ones(len(y)) if sample_weight is None else _check_sample_weight(sample_weight, y)
@@ -1600,7 +1660,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             raise ValueError(_missing_y(self))
         self._check_target(reset)
         y = check_array(
-            y,
+            self._match_steps(y, X),
             ensure_2d=False,
             allow_nd=True,
             dtype="numeric",

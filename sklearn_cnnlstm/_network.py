@@ -31,6 +31,8 @@ class CNNLSTM(nn.Module):
     `gaps` is None (X has no NaN), "carry" or the channels that get an indicator of their missing values.
     """
 
+    by_step = False  # whether there is an answer for each step
+
     def __init__(
         self,
         sample_shape,
@@ -125,6 +127,8 @@ class CNNLSTM(nn.Module):
 
 class StepCNNLSTM(CNNLSTM):
     """An answer for each step (batch, time, output), from the LSTM's states in place of their pool."""
+
+    by_step = True
 
     def __init__(self, sample_shape, n_outputs, *, pool_size, dropout, backbone=None, quantiles=(), **sizes):
         super().__init__(sample_shape, n_outputs, pool_size=pool_size, dropout=dropout, backbone=backbone, **sizes)
@@ -379,12 +383,21 @@ class LengthByLength(AlongTime):
 
     def ragged(self, X, lengths):
         rows = {int(length): torch.nonzero(lengths == length)[:, 0] for length in lengths.unique()}
-        parts = [self(X[rows[length], :length]) for length in rows]
+        parts = [self.of_one_length(X[rows[length], :length]) for length in rows]
         order = torch.cat(list(rows.values())).argsort().to(X.device)
         n_steps = max(part.shape[1] for part in parts)
         steps = torch.cat([F.pad(part, (0, 0, 0, n_steps - part.shape[1])) for part in parts])[order]
         short = torch.cat([torch.full((len(part),), part.shape[1]) for part in parts])
         return steps, short[order.cpu()]
+
+    def of_one_length(self, X):
+        is_lone = self.training and len(X) == 1  # batch norm needs two values: a sample and its copy
+        try:
+            return self(X.repeat(2, 1, 1))[:1] if is_lone else self(X)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(f"backbone does not take samples of {X.shape[1]} steps: {error}") from error
 
 
 class PerFrame(nn.Module):
@@ -600,7 +613,7 @@ class LSTMStack(nn.Module):
         for i, layer in enumerate(self.layers):
             packed = pack_padded_sequence(self.dropout(X) if i else X, lengths, True, enforce_sorted=False)
             packed, (last, _) = layer(packed)
-            X, _ = pad_packed_sequence(packed, True)
+            X, _ = pad_packed_sequence(packed, True, total_length=X.shape[1])
         return X, last.movedim(0, 1).flatten(1)
 
 

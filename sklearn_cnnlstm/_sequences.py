@@ -66,6 +66,75 @@ def _pad(samples, layout):
     return padded
 
 
+def listed_lengths(X, layout=None):
+    """Time steps of each sample if X is a list of arrays, or of lists of unequal length; None for what is an array."""
+    is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
+    if not (is_object or isinstance(X, list | tuple)) or len(X) == 0:
+        return None
+    is_array = all(len(getattr(sample, "shape", ())) >= 2 for sample in X)
+    if not is_array and len({_known_shape(sample) for sample in X}) == 1:
+        return None
+    time = 0 if layout is None else layout.find("T") - 1
+    return np.array([np.shape(sample)[time] for sample in X])
+
+
+def match_steps(y, lengths, n_timesteps):
+    """y with an answer per step as an array of `n_timesteps`, NaN behind the `lengths` valid steps of each sample.
+
+    It may come as a list of samples of unequal length, or with more steps, of which nothing is known.
+    """
+    if isinstance(y, list | tuple) or (isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1):
+        samples = [np.asarray(sample) for sample in y]
+        short = next((i for i, sample in enumerate(samples) if len(np.atleast_1d(sample)) < lengths[i]), None)
+        if short is not None:
+            raise ValueError(
+                f"y has shape {samples[short].shape} in sample {short}, whose X has {lengths[short]} steps; expected "
+                "an answer per step."
+            )
+        y = _stack_steps(samples, n_timesteps)
+    array = np.asarray(y)
+    if array.ndim < 2 or array.shape[1] < n_timesteps or (array.shape[1] == n_timesteps == lengths.min()):
+        return y
+    behind = ~pd.isna(array).reshape(*array.shape[:2], -1).all(axis=2)
+    behind &= np.arange(array.shape[1]) >= lengths[:, np.newaxis]
+    if behind.any():
+        sample, step = np.argwhere(behind)[0]
+        raise ValueError(
+            f"y has a value at step {step} of sample {sample}, whose X has {lengths[sample]} steps; expected NaN "
+            "behind them."
+        )
+    return array[:, :n_timesteps]
+
+
+def _stack_steps(samples, n_timesteps):
+    """Answers per step (n_timesteps_i, ...) as one array: floats as they are, all else as objects, NaN behind."""
+    frames = [sample.shape[1:] for sample in samples]
+    odd = next((i for i, frame in enumerate(frames) if frame != frames[0] or samples[i].ndim == 0), None)
+    if odd is not None:
+        raise ValueError(
+            f"y has shape {samples[odd].shape} in sample {odd} and {samples[0].shape} in sample 0; expected shapes "
+            "that differ in the number of time steps alone."
+        )
+    lengths = {len(sample) for sample in samples}
+    if len(lengths) == 1:
+        return np.stack(samples)
+    n_timesteps = max(n_timesteps, *lengths)
+    is_float = all(sample.dtype.kind == "f" for sample in samples)
+    dtype = np.result_type(*{sample.dtype for sample in samples}) if is_float else object
+    stacked = np.full((len(samples), n_timesteps, *frames[0]), np.nan, dtype=dtype)
+    for row, sample in zip(stacked, samples, strict=True):
+        row[: len(sample)] = sample
+    return stacked
+
+
+def up_to(answers, n_timesteps, lengths):
+    """Answers per step (sample, time, ...) as `n_timesteps`, NaN behind the `lengths` valid steps of each sample."""
+    full = np.full((len(answers), n_timesteps, *answers.shape[2:]), np.nan, dtype=answers.dtype)
+    full[:, : answers.shape[1]] = answers
+    full[np.arange(n_timesteps) >= lengths[:, np.newaxis]] = np.nan
+    return full
+
+
 def _is_stream(X):
     """Whether X is an array that lies elsewhere (HDF5, zarr, xarray): told by what it can do, nothing is imported."""
     known = isinstance(X, np.ndarray | Rows) or hasattr(X, "detach")  # a torch.Tensor is an array that is here

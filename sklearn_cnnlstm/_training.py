@@ -169,10 +169,14 @@ class Samples(Dataset):
 
 
 class _Batches:
-    """One epoch per iteration: ((X, y), weight, known) on the device, in batches as equal as possible."""
+    """One epoch per iteration: ((X, y), weight, known) on the device, in batches as equal as possible.
 
-    def __init__(self, samples, batch_size, device, shuffle):
+    With `by_step` y has an entry per step of X.
+    """
+
+    def __init__(self, samples, batch_size, device, shuffle, *, by_step=False):
         self.samples = samples
+        self.by_step = by_step
         self.n_batches = math.ceil(len(samples) / batch_size)
         self.shuffle = shuffle
         self.device = device
@@ -207,7 +211,11 @@ class _Batches:
             rows = rows.to(self.device)
             X = self.resident[rows]
         known = {name: values[rows].float() for name, values in self.known.items()}
-        return (_cut(X, lengths), self.y[rows]), None if self.weight is None else self.weight[rows], known
+        X, y, weight = _cut(X, lengths), self.y[rows], None if self.weight is None else self.weight[rows]
+        if self.by_step and lengths is not None:  # every step that counts has the same say, whatever batch it is in
+            n_steps = int(lengths.max())
+            y, weight = y[:, :n_steps], weight[:, :n_steps] * (n_steps / y.shape[1])
+        return (X, y), weight, known
 
 
 def _values_and_lengths(X, index):
@@ -452,7 +460,7 @@ class TrainingNet(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         size = self.batch_size if training else rows_per_pass(dataset.all_X)
-        return _Batches(dataset, size, self._device, shuffle=training)
+        return _Batches(dataset, size, self._device, shuffle=training, by_step=self.module_.by_step)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         if iterator is None:
@@ -651,8 +659,10 @@ class TrainingNet(NeuralNet):
                 rows //= 2
                 _free_memory(self._device)
                 continue
-            yield part
             start += len(part)
+            if self.module_.by_step and part.shape[1] < X.shape[1]:
+                part = F.pad(part, (*[0] * (2 * part.ndim - 3), X.shape[1] - part.shape[1]))
+            yield part
 
     # between fits
 

@@ -8,7 +8,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
@@ -378,10 +379,204 @@ def test_every_batch_size_trains(cls, frame, n, batch_size):
     assert np.isfinite(answer(model, X)).all()
 
 
-def test_targets_by_step_and_ragged_X_are_refused_for_now():
-    X, _ = make_data(CNNLSTMRegressor)
-    with pytest.raises(ValueError, match=r"X is ragged .* target='step'"):
-        make(CNNLSTMRegressor, target="step").fit(X, np.zeros((20, 12)))
+def test_maps_of_ragged_X_are_refused():
+    X, _ = make_data(CNNLSTMRegressor, (4, 4, 1))
+    with pytest.raises(ValueError, match=r"X is ragged .* target='map'"):
+        make(CNNLSTMRegressor, target="map").fit(X, np.zeros((20, 4, 4)))
+
+
+@pytest.mark.parametrize("n_spatial", [0, 2])
+def test_backbone_with_batch_norm_trains_with_a_lone_sample_of_one_step(n_spatial):
+    """Along time a norm would see one value alone, of which there is no variance."""
+    norm, conv = [(nn.BatchNorm1d, nn.Conv1d), (), (nn.BatchNorm2d, nn.Conv2d)][n_spatial]
+
+    def backbone(in_channels, n_spatial):
+        return nn.Sequential(conv(in_channels, 4, 3, padding=1), norm(4), nn.ReLU())
+
+    X, y = make_data(CNNLSTMRegressor, FRAMES[n_spatial], n=24)
+    X = [X[0][:1], *(sample for sample in X[1:] if len(sample) > 1)]
+    model = make(CNNLSTMRegressor, backbone=backbone, conv_bank=0).fit(X, y[: len(X)])
+    assert np.isfinite(model.history_["train_loss"]).all()
+    assert_allclose(model.predict(X), one_by_one(model.predict, X), atol=1e-6)
+
+
+def test_sample_too_short_for_a_backbone_is_told_so():
+    X, y = make_data(CNNLSTMRegressor)
+    model = make(CNNLSTMRegressor, backbone=lambda in_channels, n_spatial: nn.Conv1d(in_channels, 4, 5))
+    with pytest.raises(ValueError, match=r"backbone does not take samples of \d steps: .*[Kk]ernel size"):
+        model.fit(X, y)
+
+
+# -- an answer per step
+
+
+def make_steps(cls, frame=(2,), n_outputs=None, **kwargs):
+    """Ragged noise and for each step whether, or how far, its mean is above 0."""
+    X, _ = make_data(cls, frame, **kwargs)
+    level = [sample.reshape(len(sample), -1).mean(axis=1) for sample in X]
+    if n_outputs:
+        level = [np.repeat(steps[:, None], n_outputs, axis=1) for steps in level]
+    return X, [(steps > 0).astype(int) if cls is CNNLSTMClassifier else steps for steps in level]
+
+
+def padded_steps(y, n_timesteps):
+    dtype = np.result_type(np.float16, y[0])
+    array = np.full((len(y), n_timesteps, *y[0].shape[1:]), np.nan, dtype=dtype)
+    for row, steps in zip(array, y, strict=True):
+        row[: len(steps)] = steps
+    return array
+
+
+def answer_steps(model, X):
+    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
+
+
+@every_class
+@every_frame
+@pytest.mark.parametrize("params", [{}, {"pool_size": 3, "num_layers": 2}])
+def test_steps_are_answered_as_those_of_each_sample_alone(cls, frame, params):
+    X, y = make_steps(cls, frame)
+    model = make(cls, target="step", **params).fit(X, y)
+    for ask in (lambda X: answer_steps(model, X), model.embed):
+        together = ask(X)
+        assert together.dtype == object
+        assert [len(steps) for steps in together] == [len(sample) for sample in X]
+        for steps, sample in zip(together, X, strict=True):
+            assert_allclose(steps, ask(sample[np.newaxis])[0], atol=1e-6)
+    array = answer_steps(model, padded(X, 30))
+    assert array.shape[:2] == (20, 30)
+    for row, steps in zip(array, answer_steps(model, X), strict=True):
+        assert_array_equal(row[: len(steps)], steps)
+        assert np.isnan(row[len(steps) :]).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_outputs", [None, 2])
+def test_training_on_steps_follows_a_loop_over_samples(n_outputs, weighted):
+    """One full batch per epoch without norms that mix samples: the loss is the mean over all steps there are."""
+    X, y = make_steps(CNNLSTMRegressor, n_outputs=n_outputs)
+    weight = np.linspace(0.5, 2, 20) if weighted else np.ones(20)
+    model = make(CNNLSTMRegressor, target="step", conv_channels=(), batch_size=1000, max_epochs=3, dropout=0, lr=0.01)
+    model.set_params(optimizer="sgd", lr_schedule="constant", weight_decay=0)
+    losses = model.fit(X, y, weight if weighted else None).history_["train_loss"]
+    with _training.training_scope(model.device_, 0):
+        first = make(
+            CNNLSTMRegressor, target="step", conv_channels=(), max_epochs=1, lr=1e-12, optimizer="sgd", dropout=0
+        )
+        network = first.fit(X, y, weight if weighted else None).net_.module_
+    mean, scale = network.target_statistics()
+    error = [
+        np.mean(
+            (network(torch.from_numpy(x[None])).detach().numpy()[0] - (t.reshape(len(x), -1) - mean) / scale) ** 2, 1
+        )
+        for x, t in zip(X, y, strict=True)
+    ]
+    share = np.concatenate([np.full(len(x), w) for x, w in zip(X, weight, strict=True)])
+    assert_allclose(losses[0], np.average(np.concatenate(error), weights=share), rtol=1e-4)
+    assert losses.iloc[-1] < losses[0]
+
+
+@every_class
+def test_batches_give_every_step_the_same_say(cls):
+    """The mean of an epoch's losses does not depend on how samples share batches, if weights hardly move."""
+    X, y = make_steps(cls)
+    still = {"target": "step", "lr": 1e-12, "max_epochs": 1, "conv_channels": (), "dropout": 0}
+    losses = [make(cls, batch_size=size, **still).fit(X, y).history_["train_loss"][0] for size in (4, 5, 20)]
+    assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+@every_class
+@every_frame
+def test_form_of_padding_does_not_change_a_bit_of_steps(cls, frame):
+    X, y = make_steps(cls, frame)
+    expected = answer_steps(make(cls, target="step").fit(X, y), X)
+    for n in (12, 40, 100):
+        model = make(cls, target="step").fit(padded(X, n), padded_steps(y, n))
+        assert model.input_shape_ == (12, *frame)
+        for steps, other in zip(answer_steps(model, X), expected, strict=True):
+            assert_array_equal(steps, other)
+    model = make(cls, target="step").fit(X, padded_steps(y, 12))
+    assert_array_equal(np.concatenate(answer_steps(model, X)), np.concatenate(expected))
+
+
+def test_labels_of_steps_keep_their_type():
+    X, y = make_steps(CNNLSTMClassifier)
+    for names in (np.array([3, 7]), np.array(["off", "on"])):
+        model = make(CNNLSTMClassifier, target="step").fit(X, [names[steps] for steps in y])
+        assert model.classes_.tolist() == names.tolist()
+        predicted = model.predict(X)
+        assert {steps.dtype.kind for steps in predicted} == {names.dtype.kind}
+        array = model.predict(padded(X, 15))
+        assert set(array[0, : len(X[0])]) <= set(names.tolist())
+        assert array.shape == (20, 15)
+        assert all(value != value for value in array[0, len(X[0]) :])  # NaN
+
+
+@every_class
+def test_score_of_steps_is_that_of_all_steps_there_are(cls):
+    X, y = make_steps(cls)
+    model = make(cls, target="step").fit(X, y)
+    truth, predicted = np.concatenate(y), np.concatenate(model.predict(X))
+    by_hand = np.mean(truth == predicted) if cls is CNNLSTMClassifier else r2_score(truth, predicted)
+    for given in ((X, y), (padded(X, 30), padded_steps(y, 30)), (X, padded_steps(y, 12)), (X, padded_steps(y, 19))):
+        assert_allclose(model.score(*given), by_hand, rtol=1e-6)
+
+
+@every_class
+def test_cross_validation_of_steps_takes_lists(cls):
+    X, y = make_steps(cls)
+    model = make(cls, target="step")
+    assert np.isfinite(cross_val_score(model, X, y, cv=KFold(4), error_score="raise")).all()
+    assert np.isfinite(cross_val_score(model, X, padded_steps(y, 12), cv=KFold(10), error_score="raise")).all()
+    predicted = cross_val_predict(model, X, y, cv=KFold(4))
+    assert [len(steps) for steps in predicted] == [len(sample) for sample in X]
+    search = GridSearchCV(model, {"hidden_size": [2, 3]}, cv=KFold(2), error_score="raise").fit(X, y)
+    assert np.isfinite(search.score(X, y))
+
+
+@every_class
+def test_steps_with_gaps_in_y_validation_data_and_partial_fit(cls):
+    X, y = make_steps(cls)
+    y = [steps.astype(float) for steps in y]
+    y[3][:] = y[5][0] = np.nan
+    model = make(cls, target="step", max_epochs=4).fit(X, y, X_val=X[4:9], y_val=y[4:9])
+    assert np.isfinite(model.history_[["train_loss", "valid_loss"]]).all(axis=None)
+    first = {"classes": [0.0, 1.0]} if cls is CNNLSTMClassifier else {}
+    model = make(cls, target="step").partial_fit(X, y, **first).partial_fit(X[3:], y[3:])
+    assert np.isfinite(np.concatenate(answer_steps(model, X))).all()
+
+
+def test_streamed_steps_are_read_as_the_array(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    X, y = make_steps(CNNLSTMRegressor)
+    expected = make(CNNLSTMRegressor, target="step").fit(X, y).predict(padded(X, 20))
+    monkeypatch.setattr(_sequences, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(_training, "_PASS_POSITIONS", 100)
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        file["X"] = padded(X, 20)
+        model = make(CNNLSTMRegressor, target="step").fit(file["X"], padded_steps(y, 20))
+        assert_allclose(model.predict(file["X"]), expected, atol=1e-5)
+
+
+@every_class
+def test_answers_that_do_not_fit_the_steps_are_named(cls):
+    X, y = make_steps(cls)
+    model = make(cls, target="step").fit(X, y)
+    i = next(i for i, sample in enumerate(X) if len(sample) == 7)
+    short, long, odd = list(y), list(y), list(y)
+    short[i], long[i], odd[i] = y[i][:5], np.resize(y[i], 9), y[i][:, None]
+    behind = padded_steps(y, 12)
+    behind[i, 7] = 1
+    words = [
+        (short, rf"y has shape \(5,\) in sample {i}, whose X has 7 steps; expected an answer per step"),
+        (long, rf"y has a value at step 7 of sample {i}, whose X has 7 steps; expected NaN behind them"),
+        (behind, rf"y has a value at step 7 of sample {i}, whose X has 7 steps"),
+        (odd, rf"y has shape \(7, 1\) in sample {i} and .* in sample 0; expected shapes that differ in the number of"),
+    ]
+    for given, match in words:
+        for call in (model.fit, model.score):
+            with pytest.raises(ValueError, match=match):
+                call(X, given)
 
 
 # -- batches
