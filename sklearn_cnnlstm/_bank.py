@@ -16,6 +16,7 @@ _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
 _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
+_GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
@@ -88,10 +89,10 @@ class KernelBank(nn.Module):
 
     def _maps(self, X):
         """(batch, channel, time, *pixel): values cut to what can be trusted, frames averaged to a moderate size."""
-        X = X.clamp(-_MOST_DEVIATIONS, _MOST_DEVIATIONS).movedim(-1, 1)
+        X = _rounded(X.clamp(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)).movedim(-1, 1)
         if list(X.shape[3:]) == self.pixels:
             return X
-        frames = _POOLS[len(self.pixels)](X.transpose(1, 2).flatten(0, 1), self.pixels)
+        frames = _rounded(_POOLS[len(self.pixels)](X.transpose(1, 2).flatten(0, 1), self.pixels))
         return frames.unflatten(0, (X.shape[0], X.shape[2])).transpose(1, 2)
 
     def _responses(self, X):
@@ -120,6 +121,14 @@ class KernelBank(nn.Module):
         deviation = variance.clamp(min=1e-12).sqrt()
         steps = _over_time(V, self.n_steps, lengths)
         return torch.cat([mean, deviation, least, greatest, last, steps], dim=2).flatten(1)
+
+
+def _rounded(X):
+    """X on a grid, so that its sums do not depend on their order, which changes with the samples beside it.
+
+    A threshold is steep: it would magnify the rounding of a response. Gradients pass through.
+    """
+    return X + ((X * _GRID).round() / _GRID - X).detach()
 
 
 def _dilations(length):

@@ -566,7 +566,8 @@ class FrozenReadout(nn.Module):
         self.register_buffer("intercept", torch.zeros(n_outputs))
 
     def forward(self, X):
-        return X @ self.coefficients + self.intercept
+        wide = torch.float32 if X.device.type == "mps" else torch.float64  # thousands of terms, which nearly cancel
+        return (X.to(wide) @ self.coefficients.to(wide) + self.intercept).float()
 
     def set(self, coefficients, intercept):
         self.coefficients.copy_(coefficients)
