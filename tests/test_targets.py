@@ -1,8 +1,11 @@
 """Targets with a shape: an answer per time step, or maps."""
 
 import pickle
+import runpy
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss, r2_score
@@ -11,6 +14,7 @@ from torch import nn
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {"conv_channels": (8,), "hidden_size": 8, "max_epochs": 2, "random_state": 0}
 both = pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
 
@@ -521,15 +525,12 @@ def test_other_horizon_is_refused_later():
 @pytest.mark.slow
 def test_next_months_sea_surface_temperature_beats_persistence_and_climatology(load_data):
     data = load_data("SST_Nino34")
-    series, years = data["series"], data["time"].astype("U4").astype(int)
-    months = np.arange(12, len(series))
-    X = np.nan_to_num(np.stack([series[i - 12 : i] for i in months]))[..., None]
-    y, train = series[months], years[months] < 1990
-    model = CNNLSTMRegressor(target="map", random_state=0).fit(X[train], y[train])
-    X, y = X[~train], y[~train]
-
-    def error(prediction):
-        return np.sqrt(np.nanmean((prediction - y) ** 2))
-
-    persistence, climatology = error(X[:, -1, ..., 0]), error(0.0)
-    assert error(model.predict(X)) < 0.97 * persistence < climatology
+    example = runpy.run_path(str(EXAMPLES / "maps.py"))
+    months = pd.PeriodIndex(data["time"], freq="M")
+    assert np.isnan(data["series"]).any()  # land
+    forecasts, truth = example["forecast"](data["series"], months, pd.Period("1990-01", freq="M"))
+    assert truth.shape == (159, 30, 84)
+    error = example["errors"](forecasts, truth)["RMSE"]
+    by_hand = np.sqrt(np.nanmean((data["series"][239:-1] - data["series"][240:]) ** 2))
+    assert error["persistence"] == pytest.approx(by_hand)
+    assert error["CNNLSTMRegressor"] < 0.98 * error["persistence"] < error["monthly climatology"]
