@@ -1,6 +1,8 @@
 """Samples of unequal length: neither the padding nor the samples beside it change what is said of a sample."""
 
 import pickle
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch import nn
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _sequences, _training
 from sklearn_cnnlstm._network import CNNLSTM, POOLINGS
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 FRAMES = [(2,), (5, 2), (4, 4, 1), (2, 3, 4, 1)]  # what is inside a step of 3-D, 4-D, 5-D and 6-D X
 SMALL = {"conv_channels": (4, 4), "hidden_size": 4, "batch_size": 8, "max_epochs": 2, "random_state": 0}
 
@@ -601,7 +604,19 @@ def test_similar_lengths_share_a_batch_and_each_sample_has_its_turn():
 
 def test_speakers_are_told_by_vowels_of_unequal_length(load_data):
     data = load_data("JapaneseVowels")
-    model = CNNLSTMClassifier(hidden_size=32, max_epochs=8, random_state=0).fit(data["X_train"], data["y_train"])
+    example = runpy.run_path(str(EXAMPLES / "vowels.py"))
+    samples = example["to_samples"](data["X_train"])
+    assert len({len(sample) for sample in samples}) > 15
+    assert_array_equal(padded(samples, 29), data["X_train"])
+    model = CNNLSTMClassifier(hidden_size=32, conv_bank=84, max_epochs=8, random_state=0).fit(samples, data["y_train"])
     guess = DummyClassifier(strategy="prior").fit(data["X_train"][:, 0], data["y_train"])
     assert guess.score(data["X_test"][:, 0], data["y_test"]) < 0.3
-    assert model.score(data["X_test"], data["y_test"]) > 0.95
+    assert model.score(example["to_samples"](data["X_test"]), data["y_test"]) > 0.95
+
+
+@pytest.mark.slow
+def test_speakers_are_told_better_than_by_means_and_spreads(load_data):
+    example = runpy.run_path(str(EXAMPLES / "vowels.py"))
+    result = example["accuracies"](load_data("JapaneseVowels"), conv_bank=84, max_epochs=8)
+    assert result["CNNLSTMClassifier"][1] > result["random forest"][1]
+    assert len(result["CNNLSTMClassifier"][0]) == 3
