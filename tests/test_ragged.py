@@ -18,6 +18,7 @@ from torch import nn
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _sequences, _training
 from sklearn_cnnlstm._network import CNNLSTM, POOLINGS
+from sklearn_cnnlstm.inspection import attribute
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FRAMES = [(2,), (5, 2), (4, 4, 1), (2, 3, 4, 1)]  # what is inside a step of 3-D, 4-D, 5-D and 6-D X
@@ -580,6 +581,19 @@ def test_answers_that_do_not_fit_the_steps_are_named(cls):
         for call in (model.fit, model.score):
             with pytest.raises(ValueError, match=match):
                 call(X, given)
+
+
+@every_class
+def test_attribution_takes_ragged_steps_and_names_those_that_are_not_there(cls):
+    X, y = make_steps(cls)
+    model = make(cls, target="step").fit(X, y)
+    target = (0, 1) if cls is CNNLSTMClassifier else 0
+    for given in (X[:4], padded(X[:4], 14)):
+        parts = attribute(model, given, target=target)
+        assert [len(part) for part in parts] == [len(sample) for sample in given]
+    target = (13, 1) if cls is CNNLSTMClassifier else 13
+    with pytest.raises(ValueError, match=r"target=.*13.* expected (a tuple|an index|\(step).*"):
+        attribute(model, padded(X[:4], 14), target=target)
 
 
 # -- batches

@@ -68,8 +68,11 @@ def attribute(estimator, X, target=None, method="integrated_gradients", *, basel
         raise ValueError(f"method={method!r}; expected one of {_METHODS}.")
     explain = import_extra("captum.attr", "attribute")
     estimator = unwrap(estimator, pipelines=False)
-    outputs = [_output_of(estimator, answer, target) for answer in estimator.predict(X)]  # predict checks X too
+    answers = estimator.predict(X)  # which checks X too
     padded, lengths, restore = to_padded(X, estimator)
+    if estimator.target == "step":  # behind the end of a sample there is none
+        answers = [answer[:length] for answer, length in zip(answers, lengths, strict=True)]
+    outputs = [_output_of(estimator, answer, target) for answer in answers]
     baselines = None if baseline is None else to_padded(_broadcast(baseline, X), estimator)[0]
     network = differentiable_copy(estimator)
 
