@@ -17,6 +17,8 @@ _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
 _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
+_MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
+_MIXES_OF_FRAMES = (1, 0, 0, 0), (1, 1, 5, 1), (0, 1, 5, 1)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
@@ -31,8 +33,12 @@ class KernelBank(nn.Module):
 
     - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to 32 parts
       of the time; on a grid of cells, if there is space;
+    - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells.
+
+    In images and volumes the kernels see what moves: frames less their mean over time. `mixes` are shares in the
+    variance of all features that the groups may have, the likeliest first.
     """
 
     def __init__(self, sample_shape, n_kernels, n_indicators=0):
@@ -50,23 +56,29 @@ class KernelBank(nn.Module):
         self.register_buffer("threshold", torch.zeros(n_kernels, N_THRESHOLDS))
         self.register_buffer("softness", torch.ones(n_kernels, 1))
 
-        self.n_levels = (5 + self.n_steps) * math.prod(self.value_cells) * (n_channels + n_indicators)
-        self.n_flat = self.n_levels + n_kernels * N_THRESHOLDS
+        self.of_frames = len(space) >= 2
+        n_levels = (5 + self.n_steps) * math.prod(self.value_cells) * (n_channels + n_indicators)
+        levels = (n_levels, n_levels) if self.of_frames else (n_levels,)
         self.part_width = n_kernels * math.prod(self.share_cells)
-        self.blocks = self.n_levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width
+        self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width
         self.width = sum(self.blocks)
+        self.n_flat = self.width - self.blocks[-1]
+        self.mixes = _MIXES_OF_FRAMES if self.of_frames else _MIXES
 
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
         lengths = lengths if lengths is None else lengths.to(X.device)
         X = self._maps(X)
         whole, parts = [], []
-        for R, threshold, softness in self._responses(X):
+        for R, threshold, softness in self._responses(X, lengths):
             shares = [((R - t) / softness + 0.5).clamp(0, 1) for t in threshold]  # (batch, kernel, time, pixel)
             whole += [_over_time(share.mean(3), 1, lengths) for share in shares]
             cells = _on_grid(shares[N_THRESHOLDS // 2], self.pixels, self.share_cells)
             parts.append(_over_time(cells.mT.flatten(1, 2), N_PARTS, lengths))  # (batch, kernel * cell, part)
         parts = torch.cat(parts, dim=1).mT
-        return torch.cat([self._levels(X, lengths), *(share.flatten(1) for share in whole), parts.flatten(1)], dim=1)
+        levels = [self._levels(X, lengths)]
+        if self.of_frames:
+            levels.append(self._levels(_changes(X, lengths), lengths))
+        return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1)], dim=1)
 
     def split(self, features):
         """The features of all of the time (batch, number), and those of its parts (batch, part, number)."""
@@ -77,7 +89,7 @@ class KernelBank(nn.Module):
         """Set the thresholds at quantiles of the responses to some training samples, spread over (0, 1)."""
         lengths = lengths if lengths is None else lengths.to(X.device)
         thresholds, deviations = [], []
-        for R, *_ in self._responses(self._maps(X)):
+        for R, *_ in self._responses(self._maps(X), lengths):
             R = R.transpose(0, 1)  # (kernel, batch, time, pixel)
             R = R.flatten(1) if lengths is None else R[:, _is_valid(R.shape[2], lengths)].flatten(1)
             golden = (torch.arange(1, len(R) * N_THRESHOLDS + 1, device=R.device) * 0.618034) % 1
@@ -95,13 +107,14 @@ class KernelBank(nn.Module):
         frames = _rounded(_POOLS[len(self.pixels)](X.transpose(1, 2).flatten(0, 1), self.pixels))
         return frames.unflatten(0, (X.shape[0], X.shape[2])).transpose(1, 2)
 
-    def _responses(self, X):
+    def _responses(self, X, lengths):
         """For each place: responses (batch, kernel, time, pixel), thresholds and softness of its kernels."""
+        X = X[:, : self.n_channels]
+        if self.of_frames:
+            X = _rounded(_movements(X, lengths))
         of_places = (values.split(self.sizes) for values in (self.weight, self.threshold, self.softness))
         for (axis, dilation), weight, threshold, softness in zip(self.places, *of_places, strict=True):
-            lines = (
-                X[:, : self.n_channels].movedim(2 + axis, -1).movedim(1, -2)
-            )  # (batch, *other axis, channel, length)
+            lines = X.movedim(2 + axis, -1).movedim(1, -2)  # (batch, *other axis, channel, length)
             R = F.conv1d(lines.flatten(0, -3), weight, padding=4 * dilation, dilation=dilation)
             R = R.unflatten(0, lines.shape[:-2]).movedim(-2, 1).movedim(-1, 2 + axis)
             yield R.flatten(3) if R.ndim > 3 else R.unsqueeze(3), threshold.mT[:, :, None, None], softness[:, :, None]
@@ -150,6 +163,25 @@ def _kernels(n_kernels, n_channels):
 
 def _is_valid(n_timesteps, lengths):
     return torch.arange(n_timesteps, device=lengths.device) < lengths[:, None]
+
+
+def _movements(X, lengths):
+    """X (batch, channel, time, *pixel) less its mean over the valid time, 0 behind its end."""
+    if lengths is None:
+        return X - X.mean(2, keepdim=True)
+    mean = X.sum(2, keepdim=True) / lengths.reshape(-1, *[1] * (X.ndim - 1))
+    return (X - mean) * _like(_is_valid(X.shape[2], lengths), X)
+
+
+def _changes(X, lengths):
+    """Absolute differences between steps, 0 for the first one and behind the end."""
+    D = torch.cat([torch.zeros_like(X[:, :, :1]), X.diff(dim=2).abs()], dim=2)
+    return D if lengths is None else D * _like(_is_valid(X.shape[2], lengths), X)
+
+
+def _like(valid, X):
+    """(batch, time) in the axes of X (batch, channel, time, *pixel)."""
+    return valid.reshape(len(X), 1, -1, *[1] * (X.ndim - 3))
 
 
 def _over_time(V, n_parts, lengths):

@@ -36,6 +36,7 @@ from . import _sequences, _training
 from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Correction, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
+_IMAGE_BUDGET = 10**8  # pixels to train on, each as often as there are epochs
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
@@ -66,6 +67,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
     batch_size = min(batch_size, n_samples)
     n_updates = 150 if is_map else 200 if is_small else 400
+    most_epochs = min(200, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1]))) if is_image else 200
     return {
         "conv_channels": conv_channels,
         "kernel_size": kernel_size,
@@ -73,7 +75,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
         "hidden_size": 32 if is_small or is_map else 64,
         "conv_bank": _auto_bank(n_samples, sample_shape) if target == "sample" else 0,
         "batch_size": batch_size,
-        "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, 200)),
+        "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, max(10, most_epochs))),
     }
 
 

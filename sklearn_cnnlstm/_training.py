@@ -31,9 +31,7 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
-_MIXES_OF_MANY = (1, 0, 0), (1, 5, 1)  # shares in the variance of levels, whole and parts, the frozen features
-_MIXES = (*_MIXES_OF_MANY, (0, 5, 1))
-_FEW_SAMPLES = 2000
+_FEW_SAMPLES = 2000  # more than that try two mixes of the frozen features only
 _HELD_OUT = 6  # one in so many samples shows how far a correction is to be trusted
 _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
@@ -559,7 +557,7 @@ class TrainingNet(NeuralNet):
             targets.to(where),
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
             blocks=self.module_.bank.blocks,
-            mixes=_MIXES if len(features) <= _FEW_SAMPLES else _MIXES_OF_MANY,
+            mixes=self.module_.bank.mixes[: None if len(features) <= _FEW_SAMPLES else 2],
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))
