@@ -11,7 +11,7 @@ N_DILATIONS = 7
 N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
 _MOST_STEPS = 32  # parts of the time whose mean values are features
-_MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
+MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
 _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
 _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
@@ -46,7 +46,7 @@ class KernelBank(nn.Module):
         n_timesteps, *space, n_channels = sample_shape
         self.n_channels = n_channels
         self.pixels, self.value_cells, self.share_cells = (
-            [min(side, most[len(space)]) for side in space] for most in (_MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
+            [min(side, most[len(space)]) for side in space] for most in (MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
         self.n_steps = min(n_timesteps, _MOST_STEPS)
         axes = enumerate([n_timesteps, *self.pixels])

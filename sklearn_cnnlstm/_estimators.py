@@ -33,6 +33,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from . import _sequences, _training
+from ._bank import MOST_PIXELS
 from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Correction, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
@@ -55,9 +56,11 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
 
     is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
 
-    conv_channels = (16, 32, 64) if is_image else (32, 32, 32) if is_small else (64, 64, 64)
+    of_image = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
+    conv_channels = of_image if is_image else (32, 32, 32) if is_small else (64, 64, 64)
     conv_channels = (8, 16) if is_map else conv_channels
-    kernel_size = tuple(min(k, 2 * side - 1) for k in ((3, 3, 3) if is_image else (9, 5, 3)))
+    sizes_of_kernels = (3,) * len(conv_channels) if is_image else (15, 9, 5)
+    kernel_size = tuple(min(k, 2 * side - 1) for k in sizes_of_kernels)
     pool_size, length = [], side
     for _ in conv_channels:
         keeps_length = length <= (4 if space else 32) or (target == "step" and not space)
@@ -67,7 +70,8 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
     batch_size = min(batch_size, n_samples)
     n_updates = 150 if is_map else 200 if is_small else 400
-    most_epochs = min(200, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1]))) if is_image else 200
+    is_costly = is_image and not is_map
+    most_epochs = min(200, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1]))) if is_costly else 200
     return {
         "conv_channels": conv_channels,
         "kernel_size": kernel_size,
@@ -83,9 +87,10 @@ def _auto_bank(n_samples, sample_shape):
     """As many frozen kernels as some seconds allow; fewer for many samples, whose answer is solved for by feature."""
     if n_samples < 10:
         return 0
-    n_spatial = len(sample_shape) - 2
-    most = (588 if n_samples <= 2000 else 168) if n_spatial == 0 else 96
-    return int(np.clip(2e8 / (n_samples * math.prod(sample_shape[:-1])), 84 if n_spatial == 0 else 24, most))
+    n_timesteps, *space, _ = sample_shape
+    most = 96 if space else 588 if n_samples <= 2000 else 168
+    n_positions = n_samples * n_timesteps * math.prod(min(side, MOST_PIXELS[len(space)]) for side in space)
+    return int(np.clip(2e8 / n_positions, 24 if space else 84, most))
 
 
 class _BaseCNNLSTM(BaseEstimator):
@@ -406,8 +411,7 @@ class _BaseCNNLSTM(BaseEstimator):
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_ = resolved["hidden_size"]
-            is_table = self._n_axes == 2 and self.input_shape is None
-            leaves_out = is_table or bool(getattr(self, "quantiles_", ()))
+            leaves_out = self._is_table or bool(getattr(self, "quantiles_", ()))
             cannot = self.target != "sample" or n_samples < 2  # the readout is validated on samples left out
             has_none = cannot or (_is_auto(self.conv_bank) and leaves_out)
             self.conv_bank_ = 0 if has_none else resolved["conv_bank"]
@@ -437,7 +441,7 @@ class _BaseCNNLSTM(BaseEstimator):
             **self._map_settings(X, y),
             **extra,
         )
-        mean, std = _sequences.channel_statistics(X, index, weight, read=self._read)
+        mean, std = self._input_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
@@ -447,6 +451,18 @@ class _BaseCNNLSTM(BaseEstimator):
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         self._set_target_statistics(network, X, y, weight, index)
         return network
+
+    def _input_statistics(self, X, index, weight):
+        """Mean and deviation of each channel; of each column of a table whose columns differ in unit."""
+        if self._is_table:
+            columns = _sequences.channel_statistics(X, index, weight, read=lambda rows: self._read(rows).swapaxes(1, 2))
+            if _sequences.differ_in_unit(columns[1]):
+                return tuple(values[:, np.newaxis] for values in columns)
+        return _sequences.channel_statistics(X, index, weight, read=self._read)
+
+    @property
+    def _is_table(self):
+        return self._n_axes == 2 and self.input_shape is None
 
     @property
     def _read(self):
@@ -883,7 +899,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     6-D (n, T, D, H, W, C)              volumes over time                   3-D per step
     ==================================  ==================================  =================================
 
-    Channels are standardised inside the network by what the training data had.
+    Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
+    of them spreads ten times as far as most, as in tables of different units.
 
     Parameters
     ----------
@@ -1416,7 +1433,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     6-D (n, T, D, H, W, C)              volumes over time                   3-D per step
     ==================================  ==================================  =================================
 
-    Channels are standardised inside the network by what the training data had. So are the targets.
+    Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
+    of them spreads ten times as far as most, as in tables of different units. So are the targets.
 
     Parameters
     ----------

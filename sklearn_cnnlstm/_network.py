@@ -99,9 +99,9 @@ class CNNLSTM(nn.Module):
         return (self(X, lengths),)
 
     def set_statistics(self, **statistics):
-        """Fill the named buffers from arrays."""
+        """Set the named buffers to arrays: of the input a value per channel, or per step and channel."""
         for name, values in statistics.items():
-            getattr(self, name).copy_(torch.as_tensor(values))
+            setattr(self, name, torch.tensor(values, dtype=torch.float32))
 
     def target_statistics(self):
         """Mean and scale of the targets as float64 arrays that hold the buffers' float32 values exactly."""
@@ -253,6 +253,10 @@ class BankCNNLSTM(CNNLSTM):
         """What is compared with the targets in training, each on its own."""
         features = self.features(X, lengths) if features is None and base is None else features
         return self.join.answers(self.learned(X, lengths), features, base)
+
+    def opinions(self, X, lengths=None):
+        """What the join may trust or not, side by side: (batch, opinion, output[, quantile])."""
+        return torch.stack(self.join.opinions(self.learned(X, lengths), self.features(X, lengths)), dim=1)
 
     def learned(self, X, lengths=None):
         """What the learned part answers."""
@@ -480,13 +484,14 @@ class Vote(nn.Module):
 
     One of these is linear in all features, the other an LSTM over those of the parts of time, with what belongs to all
     of the time beside it. Each opinion is trained by itself: trained as a sum, the quickest to fit leaves the others
-    nothing to learn.
+    nothing to learn. Of images and volumes there are often too few to train on; how far the two that are trained are
+    then to be trusted, between 0 and 1, shows on samples left out, unless early stopping chooses the epoch.
     """
-
-    holds_out = False
 
     def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
+        self.holds_out = bank.of_frames
+        self.register_buffer("trust", torch.ones(()))
         self.split = bank.split
         self.readout = FrozenReadout(bank.width, n_outputs)
         self.norm = FrozenNorm(bank.width)
@@ -499,16 +504,24 @@ class Vote(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def forward(self, learned, features):  # (batch, output), (batch, feature)
-        return (learned + self.readout(features) + self.read(features)) / 3
+        return self.blend(self.readout(features), self.opinions(learned, features), self.trust)
+
+    def opinions(self, learned, features):
+        """What may be trusted or not."""
+        return learned, self.read(features)
+
+    def blend(self, base, opinions, trust):
+        return torch.lerp(base, (base + sum(opinions)) / 3, trust)
 
     def answers(self, learned, features, base):
         """What is trained, each on its own."""
-        return learned, self.read(features)
+        return self.opinions(learned, features)
 
     def learn(self, features, coefficients, intercept, predictions):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
         self.norm.set(features)
+        self.trust.fill_(1.0)
         return {"features": features}
 
     def read(self, features):
@@ -533,7 +546,14 @@ class Correction(nn.Module):
         self.register_buffer("trust", torch.ones(()))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
-        return _added(self.trust * learned, self.readout(features))
+        return self.blend(self.readout(features), self.opinions(learned, features), self.trust)
+
+    def opinions(self, learned, features):
+        """What may be trusted or not."""
+        return (learned,)
+
+    def blend(self, base, opinions, trust):
+        return _added(trust * opinions[0], base)
 
     def answers(self, learned, features, base):
         """What is trained."""
@@ -544,13 +564,6 @@ class Correction(nn.Module):
         self.readout.set(coefficients, intercept)
         self.trust.fill_(1.0)
         return {"base": predictions.float()}
-
-    def set_trust(self, learned, errors, weight):
-        """Set it to what would have made the errors of some samples least."""
-        if learned.ndim > errors.ndim:  # quantiles, whose spread is the learned network's alone
-            return
-        trust = (weight @ (learned * errors).sum(1)) / (weight @ (learned**2).sum(1))
-        self.trust.copy_(trust.nan_to_num(0.0).clamp(0, 1))
 
 
 def _added(learned, base):

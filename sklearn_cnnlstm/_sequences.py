@@ -11,6 +11,7 @@ import pandas as pd
 _SPACE = {0: "", 1: "S", 2: "HW", 3: "DHW"}
 _NUMBERS = ("boolean", "integer", "floating", "mixed-integer-float", "decimal")  # of pandas' infer_dtype
 _CHUNK_BYTES = 16 * 2**20
+_UNITS_DIFFER = 10.0  # deviations of a column, in those of the median column
 
 
 def to_array(X, layout=None):
@@ -388,10 +389,7 @@ def channel_statistics(X, index, sample_weight=None, *, read=np.asarray):
     NaN has no say; of a channel that is nothing else the mean is 0 and the deviation infinite. `read` is a function of
     a block of rows that gives its values.
     """
-    n_channels = X.shape[-1]
-    total = 0.0
-    mean = np.zeros(n_channels)
-    squares = np.zeros(n_channels)
+    total = mean = squares = 0.0
     for part in _blocks(X, index):
         chunk = read(X[part]).astype(np.float64, copy=False)
         weight = np.ones(len(part)) if sample_weight is None else sample_weight[part]
@@ -399,9 +397,15 @@ def channel_statistics(X, index, sample_weight=None, *, read=np.asarray):
         # Chan et al. (1979): parts are merged about their own means, so large offsets cost no digits
         shift = chunk_mean - mean
         total = total + values
-        mean += shift * values / _or_1(total)
-        squares += chunk_squares + shift**2 * values * (total - values) / _or_1(total)
+        mean = mean + shift * values / _or_1(total)
+        squares = squares + chunk_squares + shift**2 * values * (total - values) / _or_1(total)
     return mean, np.where(total == 0, np.inf, np.sqrt(squares / _or_1(total)))
+
+
+def differ_in_unit(deviations):
+    """Whether standard deviations of columns are those of a table of things measured in different units."""
+    known = deviations[np.isfinite(deviations) & (deviations > 0)]
+    return len(known) > 0 and known.max() > _UNITS_DIFFER * np.median(known)
 
 
 def _moments(chunk, weight):

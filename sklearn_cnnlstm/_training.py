@@ -32,7 +32,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 _CLIP_NORM = 1.0
 _FEW_SAMPLES = 2000  # more than that try two mixes of the frozen features only
-_HELD_OUT = 6  # one in so many samples shows how far a correction is to be trusted
+_HELD_OUT = 6  # one in so many samples shows how far what was trained is to be trusted
+_TRUSTS = torch.linspace(0, 1, 41)
 _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
@@ -138,6 +139,7 @@ class Samples(Dataset):
     def __init__(self, X, y, sample_weight=None, index=None, *, folds=None, may_be_held_out=True):
         self.folds = folds  # row numbers that the readout of frozen features is validated on, if the network has one
         self.may_be_held_out = may_be_held_out
+        self.base = None  # what the readout predicts of samples that it was not fitted to
         self.known = {}  # what the network need not compute anew for each batch, by the name under which it takes it
         self.index = np.arange(len(X)) if index is None else index
         self.all_X = X
@@ -152,6 +154,7 @@ class Samples(Dataset):
         part = copy.copy(self)
         part.index, part.y, part.folds = self.index[rows], self.y[rows], None
         part.weight = None if self.weight is None else self.weight[rows]
+        part.base = None if self.base is None else self.base[rows]
         part.known = {name: values[rows] for name, values in known.items()}
         return part
 
@@ -391,7 +394,7 @@ class TrainingNet(NeuralNet):
     """A skorch net that cuts its batches from arrays by index and reads the loss once per epoch."""
 
     _unpickled = False
-    _held_out = None  # samples that are not trained on, which show what a correction is worth
+    _held_out = None  # samples that are not trained on, which show what the training was worth
     _n_parts = 1  # in which a batch is computed: more than one after memory has run out
 
     def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", **kwargs):
@@ -561,21 +564,27 @@ class TrainingNet(NeuralNet):
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))
-        solution = (part.to("cpu") * factor for part in (coefficients, intercept, predictions))
-        samples.known = self.module_.join.learn(features, *solution)
+        coefficients, intercept, predictions = (
+            part.to("cpu") * factor for part in (coefficients, intercept, predictions)
+        )
+        samples.base = predictions.float()
+        samples.known = self.module_.join.learn(features, coefficients, intercept, predictions)
 
     def _hold_out(self, train):
-        """The samples to train a correction on, and those on which it shows how good that is."""
+        """The samples to train on, and those on which it shows how good that was."""
         rows = train.folds[-1][-math.ceil(len(train) / _HELD_OUT) :]
         others = np.setdiff1d(np.arange(len(train)), rows)
         return train.part(others, known=train.known), train.part(rows, known=train.known)
 
     def _set_trust(self, samples):
+        """Trust what was trained as far as makes the loss of some samples least that it was not trained on."""
         self._set_training(False)
-        learned = torch.from_numpy(self._collect(self.module_.learned, samples.X))
-        errors = samples.y - samples.known["base"]
+        opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
-        self.module_.join.set_trust(learned, errors, weight)
+        join = self.module_.join
+        blends = (join.blend(samples.base, opinions, trust) for trust in _TRUSTS)
+        losses = [(self.criterion_(blend, samples.y) * weight).mean() for blend in blends]
+        join.trust.fill_(_TRUSTS[torch.stack(losses).argmin()])
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""

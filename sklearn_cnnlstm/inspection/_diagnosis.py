@@ -133,7 +133,8 @@ def _constant_channels(estimator):
     constant = estimator._constant_channels
     if len(constant):
         them = "it" if len(constant) == 1 else "them"
-        yield f"{_named('channel', constant)} constant in the training data: leave {them} out."
+        kind = "column" if estimator.net_.module_.input_mean.ndim > 1 else "channel"
+        yield f"{_named(kind, constant)} constant in the training data: leave {them} out."
 
 
 def _classes(estimator):
