@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from sklearn.linear_model import Ridge
 from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
@@ -193,3 +194,37 @@ def test_frozen_side_stays_as_it_is_in_training():
     for name in ("bank.weight", "bank.threshold", "join.readout.coefficients", "join.norm.mean"):
         assert torch.equal(states[0][name], states[1][name])
     assert not torch.equal(states[0]["join.head.weight"], states[1]["join.head.weight"])
+
+
+def test_training_on_noise_in_frames_is_not_trusted():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(40, 6, 8, 8, 1)), random.integers(0, 2, size=40)
+    model = CNNLSTMClassifier(conv_bank=24, max_epochs=10, random_state=0).fit(X, y)
+    module = model.net_.module_
+    assert module.join.trust < 0.7
+    features = module.features(torch.tensor(X, dtype=torch.float32))
+    module.join.trust.fill_(0.0)
+    np.testing.assert_allclose(module(torch.tensor(X, dtype=torch.float32)), module.join.readout(features), atol=1e-5)
+
+
+def test_kernels_see_what_moves_in_frames_and_levels_what_stands():
+    random = np.random.default_rng(0)
+    X = torch.tensor(random.normal(size=(8, 6, 8, 8, 1)), dtype=torch.float32)
+    background = torch.tensor(random.normal(size=(8, 1, 8, 8, 1)), dtype=torch.float32)
+    bank = KernelBank((6, 8, 8, 1), 24)
+    bank.calibrate(X)
+    levels, changes, *shares = bank(X).split(bank.blocks, dim=1)
+    levels_before, changes_before, *shares_before = bank(X + background).split(bank.blocks, dim=1)
+    torch.testing.assert_close(changes, changes_before, atol=1e-3, rtol=0)
+    for now, before in zip(shares, shares_before, strict=True):
+        assert (now - before).abs().mean() < 1e-3
+    assert (levels - levels_before).abs().mean() > 0.1
+
+
+def test_columns_in_different_units_are_each_scaled_by_itself():
+    X, y = load_wine(return_X_y=True)
+    X = np.roll(X, 3, axis=1)
+    units = np.array([1.0, 1000.0] * 6 + [1.0])
+    models = [CNNLSTMClassifier(max_epochs=2, random_state=0).fit(table, y) for table in (X, X * units)]
+    np.testing.assert_allclose(models[0].predict_proba(X), models[1].predict_proba(X * units), atol=1e-3)
+    assert CNNLSTMClassifier(max_epochs=1).fit(X[:, :3] * 0 + 1, y).net_.module_.input_mean.shape == (1,)
