@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, KernelBank
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
+from sklearn_cnnlstm._training import Samples
 
 SHAPES = [(40, 3), (6, 20, 2), (5, 9, 12, 1), (3, 5, 5, 5, 1)]
 
@@ -196,15 +197,21 @@ def test_frozen_side_stays_as_it_is_in_training():
     assert not torch.equal(states[0]["join.head.weight"], states[1]["join.head.weight"])
 
 
-def test_training_on_noise_in_frames_is_not_trusted():
+def test_vote_on_frames_is_trusted_as_far_as_makes_the_loss_least():
     random = np.random.default_rng(0)
-    X, y = random.normal(size=(40, 6, 8, 8, 1)), random.integers(0, 2, size=40)
-    model = CNNLSTMClassifier(conv_bank=24, max_epochs=10, random_state=0).fit(X, y)
-    module = model.net_.module_
-    assert module.join.trust < 0.7
-    features = module.features(torch.tensor(X, dtype=torch.float32))
-    module.join.trust.fill_(0.0)
-    np.testing.assert_allclose(module(torch.tensor(X, dtype=torch.float32)), module.join.readout(features), atol=1e-5)
+    X = random.normal(size=(60, 6, 8, 8, 1)).astype(np.float32)
+    y = (X[:, :, :4].mean(axis=(1, 2, 3, 4)) > 0).astype(int)
+    model = CNNLSTMClassifier(conv_bank=24, max_epochs=10, random_state=0).fit(X[:40], y[:40])
+    net, module = model.net_, model.net_.module_
+    samples = Samples(X[40:], y[40:])
+    with torch.no_grad():
+        samples.base = module.join.readout(module.features(torch.tensor(X[40:])))
+        net._set_trust(samples)
+        chosen, losses = module.join.trust.item(), []
+        for trust in np.linspace(0, 1, 41):
+            module.join.trust.fill_(trust)
+            losses.append(net.criterion_(module(torch.tensor(X[40:])), samples.y).mean())
+    assert chosen == pytest.approx(np.argmin(losses) / 40, abs=0.03)
 
 
 def test_kernels_see_what_moves_in_frames_and_levels_what_stands():
