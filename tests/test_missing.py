@@ -141,24 +141,33 @@ def test_mask_shows_the_network_means_and_indicators(cls, frame, conv_bank):
         assert_allclose(values, by_hand, atol=1e-4)
 
 
+def test_gap_in_a_table_of_different_units_is_the_mean_of_its_column():
+    X, y = make_data(CNNLSTMRegressor)
+    X = X[:, :, 0] * [1, 1, 1, 1, 1, 1, 1, 1000] + np.arange(8)
+    model = make(CNNLSTMRegressor).fit(X, y)
+    by_hand = np.stack([np.nan_to_num((X - np.nanmean(X, 0)) / np.nanstd(X, 0)), np.isnan(X)], axis=2)
+    seen = []
+    model.net_.module_.cnn.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model.predict(X)
+    assert_allclose(seen[0], by_hand, atol=1e-4)
+
+
 @every_frame
 def test_mask_is_a_plain_network_over_hand_made_channels(frame):
     """The same weights without any notion of gaps, given mean-filled values and indicators as two channels more."""
     X, y = make_data(CNNLSTMRegressor, frame)
     network = make(CNNLSTMRegressor, conv_bank=0).fit(X, y).net_.module_
+    mean, scale = network.input_mean.numpy(), network.input_scale.numpy()
     sizes = {"kernel_size": (3, 3), "pool_size": (1, 1), "num_layers": 1, "bidirectional": True, "dropout": 0}
     sizes["pooling"] = ("last", "mean", "max", "attention")
     torch.manual_seed(0)
     ours = CNNLSTM(X.shape[1:], 1, conv_channels=(4, 4), hidden_size=4, gaps=GAPPY, **sizes).eval()
     plain = CNNLSTM((*X.shape[1:-1], 5), 1, conv_channels=(4, 4), hidden_size=4, **sizes).eval()
-    ours.set_statistics(input_mean=network.input_mean, input_scale=network.input_scale)
+    ours.set_statistics(input_mean=mean, input_scale=scale)
     weights = {name: value for name, value in ours.state_dict().items() if not name.startswith(("input_", "gaps."))}
     plain.load_state_dict(weights, strict=False)
-    plain.set_statistics(
-        input_mean=torch.cat([network.input_mean, torch.zeros(2)]),
-        input_scale=torch.cat([network.input_scale, torch.ones(2)]),
-    )
-    filled = np.where(np.isnan(X), network.input_mean.numpy(), X)
+    plain.set_statistics(input_mean=[*mean, 0, 0], input_scale=[*scale, 1, 1])
+    filled = np.where(np.isnan(X), mean, X)
     by_hand = np.concatenate([filled, np.isnan(X[..., GAPPY])], axis=-1, dtype=np.float32)
     torch.testing.assert_close(ours(torch.from_numpy(X)), plain(torch.from_numpy(by_hand)))
 
