@@ -52,7 +52,7 @@ def report_digits(params):
         f"handwritten digits (scikit-learn), rows read in order: X {X.shape}, {len(digits.target_names)} classes"
     )
     start = time.perf_counter()
-    settings = {"max_epochs": 10, "random_state": 0} | params
+    settings = {"max_epochs": 5, "random_state": 0} | params
     pipeline = make_pipeline(FunctionTransformer(_to_unit_range), CNNLSTMClassifier(**settings))
     grid = {"cnnlstmclassifier__hidden_size": [16, 32], "cnnlstmclassifier__lr": [3e-3, 1e-2]}
     search = GridSearchCV(pipeline, grid, cv=2).fit(X_train, y_train)
