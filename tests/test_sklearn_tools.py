@@ -620,7 +620,7 @@ def test_default_network_is_cross_validated_as_by_a_loop(cls):
         lambda net: CalibratedClassifierCV(net, cv=2),
         lambda net: TunedThresholdClassifierCV(net, cv=2),
         lambda net: VotingClassifier([("net", net), ("other", clone(net).set_params(random_state=1))], voting="soft"),
-        lambda net: StackingClassifier([("net", net)], cv=2),
+        lambda net: StackingClassifier([("net", net)], GaussianNB(), cv=2),
         lambda net: AdaBoostClassifier(net, n_estimators=2, random_state=0),
         lambda net: OneVsRestClassifier(net),
     ],
