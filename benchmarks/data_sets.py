@@ -68,14 +68,12 @@ def splits(name, *, held_out=None):
         groups, groups_test = data.get("groups_train"), data.get("groups_test")
     if held_out is not None:
         rows, others = _held_out_third(name, y, groups, held_out)
-        pairs = [((X[rows], y[rows]), (X[others], y[others]))]
-    elif name in LEAVE_GROUPS_OUT:
+        return [((X[rows], y[rows]), (X[others], y[others]))]
+    if name in LEAVE_GROUPS_OUT:
         X, y, groups = (np.concatenate(pair) for pair in ((X, X_test), (y, y_test), (groups, groups_test)))
         parts = LeaveOneGroupOut().split(X, y, groups)
-        pairs = [((X[rows], y[rows]), (X[others], y[others])) for rows, others in parts]
-    else:
-        pairs = [((X, y), (X_test, y_test))]
-    return [((_filled(X, X), y), (_filled(X_test, X), y_test)) for (X, y), (X_test, y_test) in pairs]
+        return [((X[rows], y[rows]), (X[others], y[others])) for rows, others in parts]
+    return [((X, y), (X_test, y_test))]
 
 
 def _held_out_third(name, y, groups, number):
@@ -88,21 +86,6 @@ def _held_out_third(name, y, groups, number):
         return train, np.concatenate([block[end:] for block, end in zip(blocks, ends, strict=True)])
     split = GroupShuffleSplit if groups is not None else ShuffleSplit if is_regression(y) else StratifiedShuffleSplit
     return next(split(1, test_size=1 / 3, random_state=number).split(y, y, groups))
-
-
-def _filled(X, X_train):
-    """X with the mean of the channel in place of missing values, which the estimators do not take yet."""
-    if X.dtype.kind != "f":
-        return X
-    missing = np.isnan(X) & ~padding(X)
-    return np.where(missing, np.nanmean(X_train, axis=tuple(range(X.ndim - 1))), X) if missing.any() else X
-
-
-def padding(X):
-    """Where X (n, time, *space, channel) is padded: steps behind the last one that has a value."""
-    has_value = ~np.isnan(X).all(axis=tuple(range(2, X.ndim)))
-    behind = ~np.logical_or.accumulate(has_value[:, ::-1], axis=1)[:, ::-1]
-    return behind.reshape(*behind.shape, *[1] * (X.ndim - 2))
 
 
 def is_regression(y):

@@ -37,7 +37,7 @@ from ._bank import MOST_PIXELS
 from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Correction, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
-_IMAGE_BUDGET = 10**8  # pixels to train on, each as often as there are epochs
+_IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
@@ -46,21 +46,23 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
-    the side of an image to 4; where each step has a target, time is not pooled. Every size gets at least 10 passes over
-    the data.
+    the side of an image to 4; where each step has a target, time is not pooled. Large images start with fewer filters,
+    and large or many ones get fewer updates. Every size gets at least 10 passes over the data.
     """
     n_timesteps, *space, _ = sample_shape
     side = max(space, default=n_timesteps)
     is_small = math.prod(sample_shape) <= 64
+    is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
     is_image = len(space) >= 2
 
-    is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
-
-    of_image = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
-    conv_channels = of_image if is_image else (32, 32, 32) if is_small else (64, 64, 64)
-    conv_channels = (8, 16) if is_map else conv_channels
-    sizes_of_kernels = (3,) * len(conv_channels) if is_image else (15, 9, 5)
-    kernel_size = tuple(min(k, 2 * side - 1) for k in sizes_of_kernels)
+    if is_map:
+        conv_channels = (8, 16)
+    elif is_image:
+        conv_channels = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
+    else:
+        conv_channels = (32, 32, 32) if is_small else (64, 64, 64)
+    kernels = (3, 3, 3, 3) if is_image else (15, 9, 5)
+    kernel_size = tuple(min(k, 2 * side - 1) for k in kernels[: len(conv_channels)])
     pool_size, length = [], side
     for _ in conv_channels:
         keeps_length = length <= (4 if space else 32) or (target == "step" and not space)
@@ -70,8 +72,9 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
     batch_size = min(batch_size, n_samples)
     n_updates = 150 if is_map else 200 if is_small else 400
-    is_costly = is_image and not is_map
-    most_epochs = min(200, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1]))) if is_costly else 200
+    max_epochs = min(200, math.ceil(n_updates * batch_size / n_samples))
+    if is_image and not is_map:
+        max_epochs = min(max_epochs, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1])))
     return {
         "conv_channels": conv_channels,
         "kernel_size": kernel_size,
@@ -79,7 +82,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
         "hidden_size": 32 if is_small or is_map else 64,
         "conv_bank": _auto_bank(n_samples, sample_shape) if target == "sample" else 0,
         "batch_size": batch_size,
-        "max_epochs": int(np.clip(math.ceil(n_updates * batch_size / n_samples), 10, max(10, most_epochs))),
+        "max_epochs": max(10, max_epochs),
     }
 
 
@@ -454,11 +457,8 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _input_statistics(self, X, index, weight):
         """Mean and deviation of each channel; of each column of a table whose columns differ in unit."""
-        if self._is_table:
-            columns = _sequences.channel_statistics(X, index, weight, read=lambda rows: self._read(rows).swapaxes(1, 2))
-            if _sequences.differ_in_unit(columns[1]):
-                return tuple(values[:, np.newaxis] for values in columns)
-        return _sequences.channel_statistics(X, index, weight, read=self._read)
+        statistics = _sequences.table_statistics if self._is_table else _sequences.channel_statistics
+        return statistics(X, index, weight, read=self._read)
 
     @property
     def _is_table(self):
@@ -1185,11 +1185,9 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _labels(self, codes):
         if self._is_multilabel:
             return codes
-        return (
-            self.classes_[codes]
-            if (codes >= 0).all()
-            else np.where(codes >= 0, self.classes_.astype(object)[codes], np.nan)
-        )
+        if (codes >= 0).all():
+            return self.classes_[codes]
+        return np.where(codes >= 0, self.classes_.astype(object)[codes], np.nan)
 
     def _check_y(self, y, X, *, reset, classes=None):
         """Labels as int64 codes into `classes_`, an indicator matrix as float32; sets `classes_` if asked to."""

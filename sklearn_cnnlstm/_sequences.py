@@ -26,14 +26,18 @@ def to_array(X, layout=None):
         if X.device.type != "cpu":
             raise TypeError(f"X is a torch.Tensor on {X.device}; expected one on the cpu: pass X.cpu().")
         return X.detach().numpy()
-    is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
-    if is_object or isinstance(X, list | tuple):
+    if is_listed(X):
         shapes = {_known_shape(sample) for sample in X}
         if len(shapes) > 1:
             return _pad([np.asarray(sample) for sample in X], layout)
-        if is_object and shapes and shapes != {()}:
+        if isinstance(X, np.ndarray) and shapes and shapes != {()}:
             return np.stack(X)
     return X
+
+
+def is_listed(X):
+    """Whether samples stand side by side in a list, a tuple or an array of objects, so that lengths may differ."""
+    return isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
 
 
 def _known_shape(sample):
@@ -69,8 +73,7 @@ def _pad(samples, layout):
 
 def listed_lengths(X, layout=None):
     """Time steps of each sample if X is a list of arrays, or of lists of unequal length; None for what is an array."""
-    is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
-    if not (is_object or isinstance(X, list | tuple)) or len(X) == 0:
+    if not is_listed(X) or len(X) == 0:
         return None
     is_array = all(len(getattr(sample, "shape", ())) >= 2 for sample in X)
     if not is_array and len({_known_shape(sample) for sample in X}) == 1:
@@ -84,7 +87,7 @@ def match_steps(y, lengths, n_timesteps):
 
     It may come as a list of samples of unequal length, or with more steps, of which nothing is known.
     """
-    if isinstance(y, list | tuple) or (isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1):
+    if is_listed(y):
         samples = [np.asarray(sample) for sample in y]
         short = next((i for i, sample in enumerate(samples) if len(np.atleast_1d(sample)) < lengths[i]), None)
         if short is not None:
@@ -389,6 +392,29 @@ def channel_statistics(X, index, sample_weight=None, *, read=np.asarray):
     NaN has no say; of a channel that is nothing else the mean is 0 and the deviation infinite. `read` is a function of
     a block of rows that gives its values.
     """
+    total, mean, squares = _sums(X, index, sample_weight, read)
+    return mean, _deviation(total, squares)
+
+
+def table_statistics(X, index, sample_weight=None, *, read=np.asarray):
+    """As `channel_statistics` of a table (sample, column, 1) whose columns are of one kind, of shape (1,).
+
+    (column, 1), each column by itself, if one of them spreads ten times as far as the median one: things that are
+    measured in different units.
+    """
+    total, mean, squares = _sums(X, index, sample_weight, read=lambda rows: read(rows).swapaxes(1, 2))
+    deviation = _deviation(total, squares)
+    known = deviation[np.isfinite(deviation) & (deviation > 0)]
+    if len(known) and known.max() > _UNITS_DIFFER * np.median(known):
+        return mean[:, np.newaxis], deviation[:, np.newaxis]
+    whole = np.broadcast_to(total, mean.shape).sum(keepdims=True)
+    whole_mean = (total * mean).sum(keepdims=True) / _or_1(whole)
+    squares = squares.sum(keepdims=True) + (total * (mean - whole_mean) ** 2).sum()
+    return whole_mean, _deviation(whole, squares)
+
+
+def _sums(X, index, sample_weight, read):
+    """Weight, mean and weighted squares about it of each channel of the rows `index`."""
     total = mean = squares = 0.0
     for part in _blocks(X, index):
         chunk = read(X[part]).astype(np.float64, copy=False)
@@ -399,13 +425,11 @@ def channel_statistics(X, index, sample_weight=None, *, read=np.asarray):
         total = total + values
         mean = mean + shift * values / _or_1(total)
         squares = squares + chunk_squares + shift**2 * values * (total - values) / _or_1(total)
-    return mean, np.where(total == 0, np.inf, np.sqrt(squares / _or_1(total)))
+    return total, mean, squares
 
 
-def differ_in_unit(deviations):
-    """Whether standard deviations of columns are those of a table of things measured in different units."""
-    known = deviations[np.isfinite(deviations) & (deviations > 0)]
-    return len(known) > 0 and known.max() > _UNITS_DIFFER * np.median(known)
+def _deviation(total, squares):
+    return np.where(total == 0, np.inf, np.sqrt(squares / _or_1(total)))
 
 
 def _moments(chunk, weight):

@@ -465,8 +465,8 @@ class _Steps:
     """The steps of sequences as rows of a table, without padding, and the way back."""
 
     def __init__(self, X):
-        self.is_object = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
-        self.is_ragged = self.is_object or isinstance(X, list | tuple)
+        self.is_ragged = _sequences.is_listed(X)
+        self.is_object = self.is_ragged and isinstance(X, np.ndarray)
         if self.is_ragged:
             samples = _check_samples([np.asarray(_sequences.to_array(sample)) for sample in X])
             self.step_shape = samples[0].shape[1:]

@@ -206,6 +206,7 @@ def test_vote_on_frames_is_trusted_as_far_as_makes_the_loss_least():
     samples = Samples(X[40:], y[40:])
     with torch.no_grad():
         samples.base = module.join.readout(module.features(torch.tensor(X[40:])))
+        module.join.trust.fill_(-1.0)
         net._set_trust(samples)
         chosen, losses = module.join.trust.item(), []
         for trust in np.linspace(0, 1, 41):

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import DataConversionWarning, NotFittedError
-from sklearn.utils import get_tags
+from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
     check_param_validation,
@@ -126,18 +126,21 @@ def test_same_random_state_gives_the_same_bits_in_a_second_fit(cls, shape):
 @every_shape
 def test_other_random_state_gives_another_network(cls, shape):
     X, y = make_data(cls, shape)
-    embedded = [make(cls, random_state=seed).fit(X, y).embed(X) for seed in (0, 1)]
-    assert not np.allclose(*embedded, atol=1e-4)
+    models = [make(cls, random_state=seed).fit(X, y) for seed in (0, 1)]
+    assert not np.allclose(*(model.embed(X) for model in models), atol=1e-4)
+    learned = [make(cls, random_state=seed, conv_bank=0).fit(X, y) for seed in (0, 1)]  # no readout that fits y exactly
+    assert not np.allclose(*(answer(model, X) for model in learned), atol=1e-4)
 
 
 @every_class
 @every_shape
 def test_random_state_of_the_caller_is_left_alone(cls, shape):
     X, y = make_data(cls, shape)
-    numpy_state, torch_state = np.random.get_state(legacy=False)["state"], torch.get_rng_state()  # noqa: NPY002 (the caller's own)
+    of_numpy = check_random_state(None)  # which all code shares that seeds nothing
+    numpy_state, torch_state = of_numpy.get_state(legacy=False)["state"], torch.get_rng_state()
     make(cls).fit(X, y).predict(X)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert_equal(np.random.get_state(legacy=False)["state"], numpy_state)  # noqa: NPY002 (as above)
+    assert_equal(of_numpy.get_state(legacy=False)["state"], numpy_state)
 
 
 @every_class
@@ -146,10 +149,10 @@ def test_without_random_state_numpy_seed_alone_decides(cls, shape):
     X, y = make_data(cls, shape)
     model = make(cls, random_state=None, conv_bank=0)
     torch_state = torch.get_rng_state()
-    np.random.seed(0)  # noqa: NPY002 (what random_state=None draws from)
+    check_random_state(None).seed(0)
     first = answer(model.fit(X, y), X)
     assert not np.array_equal(answer(model.fit(X, y), X), first)
-    np.random.seed(0)  # noqa: NPY002 (what random_state=None draws from)
+    check_random_state(None).seed(0)
     assert_array_equal(answer(model.fit(X, y), X), first)
     assert torch.equal(torch.get_rng_state(), torch_state)
 

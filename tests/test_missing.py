@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nets import answer, every_class, make, over_frames
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -20,16 +21,8 @@ from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _sequences, _tr
 from sklearn_cnnlstm._network import CNNLSTM, MapCNNLSTM
 from sklearn_cnnlstm.inspection import attention_weights, attribute, spatiotemporal_importance
 
-FRAMES = [(3,), (5, 3), (4, 4, 3), (2, 3, 4, 3)]  # what is inside a step of 3-D, 4-D, 5-D and 6-D X
-SMALL = {"conv_channels": (4, 4), "hidden_size": 4, "batch_size": 8, "max_epochs": 2, "random_state": 0}
+every_frame = over_frames([(3,), (5, 3), (4, 4, 3), (2, 3, 4, 3)])
 GAPPY = [0, 2]  # the channels that miss values
-
-every_class = pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
-every_frame = pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: f"{len(frame) + 2}d")
-
-
-def make(cls, **params):
-    return cls(**SMALL | params)
 
 
 def make_data(cls, frame=(3,), n=20, n_timesteps=8, seed=0):
@@ -47,10 +40,6 @@ def make_data(cls, frame=(3,), n=20, n_timesteps=8, seed=0):
 def make_ragged(cls, **kwargs):
     X, y = make_data(cls, n_timesteps=12, **kwargs)
     return [x[: 3 + i % 9] for i, x in enumerate(X)], y
-
-
-def answer(model, X):
-    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
 
 
 def filled_by_pandas(X):

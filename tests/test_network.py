@@ -1,9 +1,12 @@
-"""What the model is."""
+"""What the model is, and the sizes that it gets."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
+from sklearn_cnnlstm._estimators import auto_sizes
 from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, LSTMStack, TimePool
 
 SHAPES = [(12, 3), (4, 9, 2), (3, 8, 8, 1), (2, 4, 4, 4, 2)]
@@ -123,3 +126,13 @@ def test_network_is_built_and_runs_on_the_meta_device():
     output = network(torch.empty(2, 3, 8, 8, 1, device="meta"))
     assert output.device.type == "meta"
     assert output.shape == (2, 2)
+
+
+def test_costly_images_get_thin_first_blocks_and_fewer_passes():
+    clips = auto_sizes(54, (32, 48, 64, 3))
+    assert clips["conv_channels"] == (8, 16, 32, 64)
+    assert clips["max_epochs"] * 54 * 32 * 48 * 64 <= 10**8
+    small = auto_sizes(54, (4, 16, 16, 3))
+    assert small["conv_channels"] == (16, 32, 64)
+    assert small["max_epochs"] * math.ceil(54 / small["batch_size"]) >= 400
+    assert auto_sizes(5000, (32, 48, 64, 3))["max_epochs"] == 10

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nets import answer, every_class, make, over_frames
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
@@ -22,14 +22,7 @@ from sklearn_cnnlstm.inspection import attribute
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FRAMES = [(2,), (5, 2), (4, 4, 1), (2, 3, 4, 1)]  # what is inside a step of 3-D, 4-D, 5-D and 6-D X
-SMALL = {"conv_channels": (4, 4), "hidden_size": 4, "batch_size": 8, "max_epochs": 2, "random_state": 0}
-
-every_class = pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
-every_frame = pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: f"{len(frame) + 2}d")
-
-
-def make(cls, **params):
-    return cls(**SMALL | params)
+every_frame = over_frames(FRAMES)
 
 
 def make_data(cls, frame=(2,), n=20, longest=12, seed=0):
@@ -52,10 +45,6 @@ def build(frame, *, conv_channels, **sizes):
     torch.manual_seed(0)
     sizes |= {"kernel_size": (3, 3), "pool_size": (2, 2), "hidden_size": 4, "bidirectional": True, "dropout": 0}
     return CNNLSTM((5, *frame), 1, conv_channels=conv_channels, **sizes).eval()
-
-
-def answer(model, X):
-    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
 
 
 def one_by_one(function, X):
@@ -431,25 +420,21 @@ def padded_steps(y, n_timesteps):
     return array
 
 
-def answer_steps(model, X):
-    return model.predict_proba(X) if is_classifier(model) else model.predict(X)
-
-
 @every_class
 @every_frame
 @pytest.mark.parametrize("params", [{}, {"pool_size": 3, "num_layers": 2}])
 def test_steps_are_answered_as_those_of_each_sample_alone(cls, frame, params):
     X, y = make_steps(cls, frame)
     model = make(cls, target="step", **params).fit(X, y)
-    for ask in (lambda X: answer_steps(model, X), model.embed):
+    for ask in (lambda X: answer(model, X), model.embed):
         together = ask(X)
         assert together.dtype == object
         assert [len(steps) for steps in together] == [len(sample) for sample in X]
         for steps, sample in zip(together, X, strict=True):
             assert_allclose(steps, ask(sample[np.newaxis])[0], atol=1e-6)
-    array = answer_steps(model, padded(X, 30))
+    array = answer(model, padded(X, 30))
     assert array.shape[:2] == (20, 30)
-    for row, steps in zip(array, answer_steps(model, X), strict=True):
+    for row, steps in zip(array, answer(model, X), strict=True):
         assert_array_equal(row[: len(steps)], steps)
         assert np.isnan(row[len(steps) :]).all()
 
@@ -493,14 +478,14 @@ def test_batches_give_every_step_the_same_say(cls):
 @every_frame
 def test_form_of_padding_does_not_change_a_bit_of_steps(cls, frame):
     X, y = make_steps(cls, frame)
-    expected = answer_steps(make(cls, target="step").fit(X, y), X)
+    expected = answer(make(cls, target="step").fit(X, y), X)
     for n in (12, 40, 100):
         model = make(cls, target="step").fit(padded(X, n), padded_steps(y, n))
         assert model.input_shape_ == (12, *frame)
-        for steps, other in zip(answer_steps(model, X), expected, strict=True):
+        for steps, other in zip(answer(model, X), expected, strict=True):
             assert_array_equal(steps, other)
     model = make(cls, target="step").fit(X, padded_steps(y, 12))
-    assert_array_equal(np.concatenate(answer_steps(model, X)), np.concatenate(expected))
+    assert_array_equal(np.concatenate(answer(model, X)), np.concatenate(expected))
 
 
 def test_labels_of_steps_keep_their_type():
@@ -547,7 +532,7 @@ def test_steps_with_gaps_in_y_validation_data_and_partial_fit(cls):
     assert np.isfinite(model.history_[["train_loss", "valid_loss"]]).all(axis=None)
     first = {"classes": [0.0, 1.0]} if cls is CNNLSTMClassifier else {}
     model = make(cls, target="step").partial_fit(X, y, **first).partial_fit(X[3:], y[3:])
-    assert np.isfinite(np.concatenate(answer_steps(model, X))).all()
+    assert np.isfinite(np.concatenate(answer(model, X))).all()
 
 
 def test_streamed_steps_are_read_as_the_array(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401 (its import is its use)
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - without it scikit-learn has no HalvingGridSearchCV
 from sklearn.feature_selection import RFE, SelectFromModel
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
@@ -276,17 +276,10 @@ def test_learning_curve_rises_with_the_number_of_samples():
 def test_validation_curve_rises_with_the_number_of_epochs():
     X, y = slopes()
     train, test = validation_curve(
-        classifier(lr=0.005),
-        X,
-        y,
-        param_name="max_epochs",
-        param_range=[1, 20],
-        cv=2,
-        scoring="neg_log_loss",
-        error_score="raise",
+        classifier(lr=0.001), X, y, param_name="max_epochs", param_range=[1, 20], cv=2, error_score="raise"
     )
-    assert train[1].mean() > train[0].mean()
-    assert test[1].mean() > test[0].mean()
+    assert train[1].mean() > max(train[0].mean(), 0.9)
+    assert test[1].mean() > 0.8
 
 
 def test_score_takes_sample_weight():

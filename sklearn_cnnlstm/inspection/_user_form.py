@@ -27,8 +27,7 @@ def to_padded(X, estimator):
 
 
 def _is_ragged(X):
-    is_listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object)
-    return is_listed and len({np.shape(sample) for sample in X}) > 1
+    return _sequences.is_listed(X) and len({np.shape(sample) for sample in X}) > 1
 
 
 def _lengths(X):
