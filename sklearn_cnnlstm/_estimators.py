@@ -61,7 +61,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
         conv_channels = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
     else:
         conv_channels = (32, 32, 32) if is_small else (64, 64, 64)
-    kernels = (3, 3, 3, 3) if is_image else (15, 9, 5)
+    kernels = (3, 3, 3, 3) if is_image else (9, 5, 3) if is_small else (15, 9, 5)
     kernel_size = tuple(min(k, 2 * side - 1) for k in kernels[: len(conv_channels)])
     pool_size, length = [], side
     for _ in conv_channels:
