@@ -46,8 +46,8 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
-    the side of an image to 4; where each step has a target, time is not pooled. Large images start with fewer filters,
-    and large or many ones get fewer updates. Every size gets at least 10 passes over the data.
+    to 8 at a table's size, the side of an image to 4; where each step has a target, time is not pooled. Large images
+    start with fewer filters, and large or many ones get fewer updates. Every size gets at least 10 passes over the data.
     """
     n_timesteps, *space, _ = sample_shape
     side = max(space, default=n_timesteps)
@@ -65,13 +65,13 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     kernel_size = tuple(min(k, 2 * side - 1) for k in kernels[: len(conv_channels)])
     pool_size, length = [], side
     for _ in conv_channels:
-        keeps_length = length <= (4 if space else 32) or (target == "step" and not space)
+        keeps_length = length <= (4 if space else 8 if is_small else 32) or (target == "step" and not space)
         pool_size.append(1 if keeps_length else 2 if length <= 1024 else 4)
         length = math.ceil(length / pool_size[-1])
 
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
     batch_size = min(batch_size, n_samples)
-    n_updates = 150 if is_map else 200 if is_small else 400
+    n_updates = 150 if is_map else 100 if is_small else 400
     max_epochs = min(200, math.ceil(n_updates * batch_size / n_samples))
     if is_image and not is_map:
         max_epochs = min(max_epochs, _IMAGE_BUDGET // (n_samples * math.prod(sample_shape[:-1])))

@@ -14,11 +14,10 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
     the `mixes`, that which predicts best together with its penalty.
     """
     rows = _Rows(features, targets.double(), weight)
-    fit = _fit_by_samples if len(features) <= features.shape[1] else _fit_by_features
+    problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
     best = None
     for mix in mixes:
-        share = torch.cat([torch.full((width,), part / width) for width, part in zip(blocks, mix, strict=True)])
-        predictions, solution = fit(rows, share.to(features.device, torch.float64), folds)
+        predictions, solution = problem.fit(mix)
         error = rows.weight @ ((predictions - rows.targets) ** 2).sum(2).T  # (penalty,)
         k = int(error.argmin())
         if best is None or error[k] < best[0]:
@@ -48,49 +47,69 @@ class _Rows:
         return (self.features[index].double() - self.mean) / self.scale
 
 
-def _fit_by_samples(rows, share, folds):
-    """Predictions (penalty, sample, output) of each fold, and a function penalty number -> coefficients, intercept."""
-    n = len(rows.targets)
-    every = torch.arange(n, device=share.device)
-    Z = rows[every]
-    K = (Z * share) @ Z.T
-    predictions = rows.targets.new_zeros(len(_PENALTIES), n, rows.targets.shape[1])
-    for fold in folds:
-        others = every[~torch.isin(every, fold)]
-        c, shift, y_mean = _dual_path(K, rows.targets, rows.weight, others)
-        predictions[:, fold] = K[fold][:, others] @ c - (shift[others] @ c)[:, None] + y_mean
-    c, shift, y_mean = _dual_path(K, rows.targets, rows.weight, every)
-    return predictions, lambda k: (share[:, None] * (Z.T @ c[k]), y_mean - shift @ c[k])
+class _BySamples:
+    """For no more rows than features: one eigenvalue problem as large as the rows for each mix.
 
-
-def _dual_path(K, targets, weight, index):
-    """Dual coefficients (penalty, sample, output), the kernel's weighted mean for each row, the mean of the targets.
-
-    The coefficients of an output add up to 0, so that centring the kernel leaves a constant alone.
+    The residuals of a fit to all rows are M y, and what it would leave of rows f had it not seen them is the solution r
+    of M_ff r = (M y)_f.
     """
-    weight, y = weight[index], targets[index]
-    share = weight / weight.sum()
-    shift = K[:, index] @ share
-    inner, y_mean = shift[index], share @ y
-    centred = K[index][:, index] - inner[:, None] - inner + share @ inner
-    root = weight.sqrt()[:, None]
-    values, vectors = torch.linalg.eigh(root * centred * root.T)
-    scaled = vectors.T @ (root * (y - y_mean))
-    path = scaled / (values.clamp(min=0)[:, None] + _PENALTIES.to(values.device)[:, None, None])
-    return root * (vectors @ path), shift, y_mean
+
+    def __init__(self, rows, folds, blocks):
+        self.rows, self.folds, self.blocks = rows, folds, blocks
+        self.Z = rows[torch.arange(len(rows.targets), device=rows.targets.device)].split(blocks, dim=1)
+        self.kernels = [Z @ Z.T / Z.shape[1] for Z in self.Z]
+
+    def fit(self, mix):
+        """Predictions (penalty, sample, output) of each fold, and a function penalty number -> coefficients, intercept.
+
+        The coefficients of the rows add up to 0, so that centring the kernel leaves a constant alone.
+        """
+        y, weight = self.rows.targets, self.rows.weight
+        share, root = weight / weight.sum(), weight.sqrt()[:, None]
+        K = sum(part * kernel for part, kernel in zip(mix, self.kernels, strict=True) if part)
+        shift, y_mean = K @ share, share @ y
+        K = root * (K - shift[:, None] - shift + share @ shift) * root.T
+        values, vectors = torch.linalg.eigh(K)
+        penalties = _PENALTIES.to(y.device)[:, None]
+        damped = 1 / (values.clamp(min=0) + penalties)  # (penalty, eigenvalue)
+        kept = penalties * damped  # what M leaves of each eigenvector, but of a constant it leaves nothing
+        constant = root / root.norm()
+        scaled = vectors.T @ (root * (y - y_mean))
+        predictions = y.repeat(len(penalties), 1, 1)
+        for fold in self.folds:
+            V, c, w = vectors[fold], constant[fold], root[fold]
+            for k, left in enumerate(kept):
+                M = (V * left) @ V.T - c @ c.T
+                predictions[k, fold] -= torch.linalg.solve(M, V @ (left[:, None] * scaled)) / w
+
+        def solution(k):
+            dual = root * (vectors @ (damped[k][:, None] * scaled))
+            parts = zip(mix, self.Z, strict=True)
+            return torch.cat([part / Z.shape[1] * (Z.T @ dual) for part, Z in parts]), y_mean - shift @ dual
+
+        return predictions, solution
 
 
-def _fit_by_features(rows, share, folds):
-    """As `_fit_by_samples`, for more rows than features: from sums over the rows of each fold."""
-    sums = [_Sums(rows, fold) for fold in folds]
-    total = sum(sums[1:], sums[0])
-    predictions = rows.targets.new_zeros(len(_PENALTIES), *rows.targets.shape)
-    for fold, part in zip(folds, sums, strict=True):
-        coefficients, intercept = (total - part).path(share)
-        for chunk in fold.split(_CHUNK):
-            predictions[:, chunk] = rows[chunk] @ coefficients + intercept[:, None]
-    coefficients, intercept = total.path(share)
-    return predictions, lambda k: (coefficients[k], intercept[k])
+class _ByFeatures:
+    """For more rows than features: sums over the rows of each fold, and eigenvalue problems as large as the features."""
+
+    def __init__(self, rows, folds, blocks):
+        self.rows, self.folds, self.blocks = rows, folds, blocks
+        self.sums = [_Sums(rows, fold) for fold in folds]
+
+    def fit(self, mix):
+        """As that of _BySamples."""
+        rows = self.rows
+        share = [torch.full((width,), part / width) for width, part in zip(self.blocks, mix, strict=True)]
+        share = torch.cat(share).to(rows.targets)
+        total = sum(self.sums[1:], self.sums[0])
+        predictions = rows.targets.new_zeros(len(_PENALTIES), *rows.targets.shape)
+        for fold, part in zip(self.folds, self.sums, strict=True):
+            coefficients, intercept = (total - part).path(share)
+            for chunk in fold.split(_CHUNK):
+                predictions[:, chunk] = rows[chunk] @ coefficients + intercept[:, None]
+        coefficients, intercept = total.path(share)
+        return predictions, lambda k: (coefficients[k], intercept[k])
 
 
 class _Sums:
