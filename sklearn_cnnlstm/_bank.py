@@ -18,7 +18,7 @@ _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
-_MIXES_OF_FRAMES = (1, 0, 0, 0), (1, 1, 5, 1), (0, 1, 5, 1)
+_MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 

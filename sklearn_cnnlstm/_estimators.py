@@ -47,7 +47,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
     to 8 at a table's size, the side of an image to 4; where each step has a target, time is not pooled. Large images
-    start with fewer filters, and large or many ones get fewer updates. Every size gets at least 10 passes over the data.
+    start with fewer filters, large or many ones get fewer updates. Every size gets at least 10 passes over the data.
     """
     n_timesteps, *space, _ = sample_shape
     side = max(space, default=n_timesteps)

@@ -3,6 +3,7 @@
 import torch
 
 _PENALTIES = torch.logspace(-5, 2, 15, dtype=torch.float64)  # for features whose variances add up to 1
+LEAST_SCALE = 0.01  # features are shares and standardised values: what hardly ever varied is not magnified
 _CHUNK = 2048  # rows in float64 at once
 
 
@@ -41,7 +42,7 @@ class _Rows:
         share = self.weight / self.weight.sum()
         self.mean = sum(share[part] @ self[part] for part in every.split(_CHUNK))
         variance = sum(share[part] @ self[part] ** 2 for part in every.split(_CHUNK))
-        self.scale = torch.where(variance < 1e-12, torch.inf, variance.sqrt())
+        self.scale = torch.where(variance < 1e-12, torch.inf, variance.sqrt().clamp(min=LEAST_SCALE))
 
     def __getitem__(self, index):
         return (self.features[index].double() - self.mean) / self.scale
@@ -91,7 +92,7 @@ class _BySamples:
 
 
 class _ByFeatures:
-    """For more rows than features: sums over the rows of each fold, and eigenvalue problems as large as the features."""
+    """For more rows than features: sums over the rows of each fold, eigenvalue problems as large as the features."""
 
     def __init__(self, rows, folds, blocks):
         self.rows, self.folds, self.blocks = rows, folds, blocks

@@ -115,6 +115,19 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
     np.testing.assert_allclose(cv.numpy(), expected_cv, atol=1e-5)
 
 
+def test_what_hardly_ever_varied_is_not_magnified():
+    random = np.random.default_rng(0)
+    X = torch.tensor(random.normal(size=(30, 40)))
+    X[:, 0] = 1e-4 * X[:, 0]  # as a share that is 0 but in a few samples
+    y = X[:, 1:] @ torch.ones(39, 1, dtype=X.dtype)
+    folds = torch.arange(30).tensor_split(5)
+    coefficients, *_ = solve_ridge(X, y, folds, blocks=[40], mixes=[(1.0,)])
+    unusual = torch.zeros(1, 40, dtype=X.dtype)
+    unusual[0, 0] = 1  # ten thousand standard deviations
+    change = float(unusual @ coefficients)
+    assert abs(change) < float(y.std())
+
+
 def test_frozen_side_alone_tells_frequencies_apart():
     random = np.random.default_rng(0)
     y = np.arange(60) % 2

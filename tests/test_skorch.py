@@ -114,6 +114,7 @@ def ask_to_stop():
 
 
 def ctrl_c():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in what runs in the background
     signal.raise_signal(signal.SIGINT)
 
 
