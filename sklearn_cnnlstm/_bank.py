@@ -16,6 +16,7 @@ _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
 _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
+LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever varied in training is not magnified
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
 _MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)

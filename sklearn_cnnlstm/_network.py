@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ._bank import KernelBank
-from ._readout import LEAST_SCALE
+from ._bank import LEAST_SPREAD, KernelBank
 
 POOLINGS = ("last", "mean", "max", "attention")
 
@@ -589,7 +588,7 @@ class FrozenReadout(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-    """Features less their mean, by their standard deviation in the training data, which is taken to be 0.01 or more."""
+    """Features less their mean, by their standard deviation, as they were in the training data."""
 
     def __init__(self, n_features):
         super().__init__()
@@ -602,7 +601,7 @@ class FrozenNorm(nn.Module):
     def set(self, X):
         self.mean.copy_(torch.cat([part.float().mean(0) for part in X.split(256, dim=1)]))
         scale = torch.cat([part.float().std(0, correction=0) for part in X.split(256, dim=1)])
-        self.scale.copy_(torch.where(scale < 1e-6, 1.0, scale.clamp(min=LEAST_SCALE)))
+        self.scale.copy_(torch.where(scale < 1e-6, 1.0, scale.clamp(min=LEAST_SPREAD)))
 
 
 class LSTMStack(nn.Module):

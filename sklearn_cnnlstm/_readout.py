@@ -2,8 +2,9 @@
 
 import torch
 
+from ._bank import LEAST_SPREAD
+
 _PENALTIES = torch.logspace(-5, 2, 15, dtype=torch.float64)  # for features whose variances add up to 1
-LEAST_SCALE = 0.01  # features are shares and standardised values: what hardly ever varied is not magnified
 _CHUNK = 2048  # rows in float64 at once
 
 
@@ -42,7 +43,7 @@ class _Rows:
         share = self.weight / self.weight.sum()
         self.mean = sum(share[part] @ self[part] for part in every.split(_CHUNK))
         variance = sum(share[part] @ self[part] ** 2 for part in every.split(_CHUNK))
-        self.scale = torch.where(variance < 1e-12, torch.inf, variance.sqrt().clamp(min=LEAST_SCALE))
+        self.scale = torch.where(variance < 1e-12, torch.inf, variance.sqrt().clamp(min=LEAST_SPREAD))
 
     def __getitem__(self, index):
         return (self.features[index].double() - self.mean) / self.scale
@@ -56,7 +57,7 @@ class _BySamples:
     """
 
     def __init__(self, rows, folds, blocks):
-        self.rows, self.folds, self.blocks = rows, folds, blocks
+        self.rows, self.folds = rows, folds
         self.Z = rows[torch.arange(len(rows.targets), device=rows.targets.device)].split(blocks, dim=1)
         self.kernels = [Z @ Z.T / Z.shape[1] for Z in self.Z]
 
@@ -97,19 +98,19 @@ class _ByFeatures:
     def __init__(self, rows, folds, blocks):
         self.rows, self.folds, self.blocks = rows, folds, blocks
         self.sums = [_Sums(rows, fold) for fold in folds]
+        self.total = sum(self.sums[1:], self.sums[0])
 
     def fit(self, mix):
         """As that of _BySamples."""
         rows = self.rows
         share = [torch.full((width,), part / width) for width, part in zip(self.blocks, mix, strict=True)]
         share = torch.cat(share).to(rows.targets)
-        total = sum(self.sums[1:], self.sums[0])
         predictions = rows.targets.new_zeros(len(_PENALTIES), *rows.targets.shape)
         for fold, part in zip(self.folds, self.sums, strict=True):
-            coefficients, intercept = (total - part).path(share)
+            coefficients, intercept = (self.total - part).path(share)
             for chunk in fold.split(_CHUNK):
                 predictions[:, chunk] = rows[chunk] @ coefficients + intercept[:, None]
-        coefficients, intercept = total.path(share)
+        coefficients, intercept = self.total.path(share)
         return predictions, lambda k: (coefficients[k], intercept[k])
 
 

@@ -136,3 +136,11 @@ def test_costly_images_get_thin_first_blocks_and_fewer_passes():
     assert small["conv_channels"] == (16, 32, 64)
     assert small["max_epochs"] * math.ceil(54 / small["batch_size"]) >= 400
     assert auto_sizes(5000, (32, 48, 64, 3))["max_epochs"] == 10
+
+
+def test_a_table_costs_a_hundred_updates_and_an_lstm_over_few_steps():
+    for n_columns in (5, 20, 64):
+        sizes = auto_sizes(300, (n_columns, 1))
+        assert math.ceil(n_columns / math.prod(sizes["pool_size"])) <= 8
+        assert 100 <= sizes["max_epochs"] * math.ceil(300 / sizes["batch_size"]) <= 110
+    assert math.prod(auto_sizes(300, (20, 1), target="step")["pool_size"]) == 1

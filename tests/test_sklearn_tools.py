@@ -22,7 +22,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401 - without it scikit-learn has no HalvingGridSearchCV
+from sklearn.experimental import enable_halving_search_cv
 from sklearn.feature_selection import RFE, SelectFromModel
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
@@ -279,7 +279,7 @@ def test_validation_curve_rises_with_the_number_of_epochs():
         classifier(lr=0.001), X, y, param_name="max_epochs", param_range=[1, 30], cv=2, error_score="raise"
     )
     assert train[1].mean() > max(train[0].mean(), 0.9)
-    assert test[1].mean() > 0.8
+    assert test[1].mean() > max(test[0].mean(), 0.8)
 
 
 def test_score_takes_sample_weight():
