@@ -66,7 +66,7 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     pool_size, length = [], side
     for _ in conv_channels:
         keeps_length = length <= (4 if space else 8 if is_small else 32) or (target == "step" and not space)
-        pool_size.append(1 if keeps_length else 2 if length <= 1024 else 4)
+        pool_size.append(1 if keeps_length else 2 if length <= 512 else 4)
         length = math.ceil(length / pool_size[-1])
 
     batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
