@@ -6,7 +6,7 @@ what it reads in the place of its states, the CNN by conv_channels=(). Each set 
 folder `--results`, so that a run can stop and go on; the table is made of all files there.
 
 bank: ridge regression on the frozen kernels. bank LSTM: an LSTM over their shares in eighths of the time (classifiers).
-learned: the CNN-LSTM that is trained. A regressor's CNN-LSTM corrects the bank, so that alone it is fitted anew.
+learned: the CNN-LSTM that is trained.
 """
 
 import argparse
@@ -91,15 +91,18 @@ def ablate_regressor(X, y, X_test, seed):
     def fitted(**parameters):
         return CNNLSTMRegressor(random_state=seed, **parameters).fit(X, y)
 
+    def learned(regressor):
+        with only(regressor, ["learned"]):
+            return regressor.predict(X_test)
+
     whole = fitted()
-    answers = {"all": whole.predict(X_test)}
+    answers = {"all": whole.predict(X_test), "learned": learned(whole)}
     with only(whole, ["bank"]):
         answers["bank"] = whole.predict(X_test)
-    answers["learned"] = fitted(conv_bank=0).predict(X_test)
-    answers["LSTM"] = fitted(conv_bank=0, conv_channels=()).predict(X_test)
+    answers["LSTM"] = learned(fitted(conv_channels=()))
     with lstms_taken_away():
-        answers["CNN"] = fitted(conv_bank=0).predict(X_test)
-        answers["all, LSTMs taken away"] = fitted().predict(X_test)
+        rest = fitted()
+        answers["CNN"], answers["all, LSTMs taken away"] = learned(rest), rest.predict(X_test)
     return answers
 
 
@@ -113,9 +116,9 @@ def only(estimator, members):
     """The estimator answers with the mean of some of its members."""
     join = estimator.net_.module_.join
     read = {
-        "bank": lambda learned, features: join.readout(features),
+        "bank": lambda learned, features: join.base(features),
         "bank LSTM": lambda learned, features: join.read(features),
-        "learned": lambda learned, features: learned,
+        "learned": lambda *inputs: join.opinions(*inputs)[0],
     }
     with mock.patch.object(join, "forward", lambda *inputs: sum(read[member](*inputs) for member in members)):
         yield

@@ -58,7 +58,9 @@ class KernelBank(nn.Module):
         self.register_buffer("softness", torch.ones(n_kernels, 1))
 
         self.of_frames = len(space) >= 2
-        n_levels = (5 + self.n_steps) * math.prod(self.value_cells) * (n_channels + n_indicators)
+        of_channel = 5 + self.n_steps  # levels, if there is no space; the fifth is the last value
+        self.last_columns = range(4, n_channels * of_channel, of_channel) if not space else ()
+        n_levels = of_channel * math.prod(self.value_cells) * (n_channels + n_indicators)
         levels = (n_levels, n_levels) if self.of_frames else (n_levels,)
         self.part_width = n_kernels * math.prod(self.share_cells)
         self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width

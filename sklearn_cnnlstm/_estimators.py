@@ -34,9 +34,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from . import _sequences, _training
 from ._bank import MOST_PIXELS
-from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Correction, Vote
+from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
+_SIZE_JITTER = 0.1  # of series, in a classifier's training
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
@@ -426,7 +427,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def _build_network(self, X, y, weight, index):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
-            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, "join": self._join, "norm": self._norm}
+            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(X.shape[1:])}
         network = kind(
             X.shape[1:],
             self._n_outputs(y),
@@ -612,11 +613,12 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _check_values(self, X):
         """X as a numeric array whose values are in the range of float32, or NaN."""
-        array = check_array(
-            X, dtype="numeric", allow_nd=True, ensure_all_finite="allow-nan", estimator=self, input_name="X"
-        )
-        _sequences.check_range(array)
-        return array
+        if not _sequences.is_finite_array(X):
+            X = check_array(
+                X, dtype="numeric", allow_nd=True, ensure_all_finite="allow-nan", estimator=self, input_name="X"
+            )
+        _sequences.check_range(X)
+        return X
 
     def _fit_shape(self, X, reset):
         if reset:
@@ -743,7 +745,8 @@ class _BaseCNNLSTM(BaseEstimator):
         return self._in_form_of(X, self._ask("embed", X))
 
     def _ask(self, question, X):
-        check_is_fitted(self)
+        if not hasattr(self, "net_"):  # a question may be about one sample: what is asked every time is cheap
+            check_is_fitted(self)
         X = self._check_shape(X, reset=False)
         answer = getattr(self.net_.settled(self.device), question)
         if isinstance(X, _sequences.Rows):  # each row is read once
@@ -1262,7 +1265,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _encode(self, y, network):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
-    _join, _norm = Vote, "batch"
+    def _bank_settings(self, sample_shape):
+        return {"join": Vote, "norm": "batch", "size_jitter": _SIZE_JITTER if len(sample_shape) == 2 else 0.0}
 
     def _n_outputs(self, y):
         return len(self.classes_)
@@ -1711,7 +1715,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         mean, scale = network.target_statistics()
         return np.nan_to_num(((y - mean) / scale).astype(np.float32))  # where nothing was observed the weight is 0
 
-    _join, _norm = Correction, "layer"
+    def _bank_settings(self, sample_shape):
+        return {"join": Blend}
 
     def _n_outputs(self, y):
         return y.shape[-1]

@@ -29,6 +29,8 @@ class CNNLSTM(nn.Module):
     `sample_shape` is (time, *space, channel) of one training sample; time may differ later, the rest may not.
     `lengths` (batch,) on the CPU are the valid steps of each sequence of a ragged batch, the longest as long as time.
     `gaps` is None (X has no NaN), "carry" or the channels that get an indicator of their missing values.
+    `size_jitter` is the standard deviation of the factor about 1 by which each standardised sample is multiplied in
+    training.
     """
 
     by_step = False  # whether there is an answer for each step
@@ -50,6 +52,7 @@ class CNNLSTM(nn.Module):
         norm="layer",
         quantiles=(),
         gaps=None,
+        size_jitter=0.0,
     ):
         super().__init__()
         self.n_outputs = n_outputs
@@ -60,6 +63,7 @@ class CNNLSTM(nn.Module):
         self.register_buffer("target_scale", torch.ones(n_outputs))
 
         self.gaps = make_gaps(gaps)
+        self.vary = SizeJitter(size_jitter) if size_jitter else nn.Identity()
         seen_shape = (*sample_shape[:-1], n_channels + self.gaps.n_indicators)
 
         n_spatial = len(sample_shape) - 2
@@ -85,7 +89,7 @@ class CNNLSTM(nn.Module):
 
     def states(self, X, lengths=None):
         """States of the LSTM at all steps, the last of each direction, and what the CNN leaves of the lengths."""
-        X = self.standardise(X)
+        X = self.vary(self.standardise(X))
         if lengths is None:
             return *self.lstm(self.cnn(X)), None
         X, lengths = self.cnn.ragged(zero_behind(X, lengths), lengths)
@@ -233,7 +237,7 @@ class FromNothing(nn.Module):
 
 
 class BankCNNLSTM(CNNLSTM):
-    """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Correction."""
+    """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend."""
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
@@ -249,14 +253,20 @@ class BankCNNLSTM(CNNLSTM):
         features = self.features(X, lengths) if features is None else features
         return self.join(self.learned(X, lengths), features)
 
-    def answers(self, X, lengths=None, features=None, base=None):
+    def answers(self, X, lengths=None, features=None, start=None):
         """What is compared with the targets in training, each on its own."""
-        features = self.features(X, lengths) if features is None and base is None else features
-        return self.join.answers(self.learned(X, lengths), features, base)
+        features = self.features(X, lengths) if features is None and start is None else features
+        return self.join.answers(self.learned(X, lengths), features, start)
 
     def opinions(self, X, lengths=None):
         """What the join may trust or not, side by side: (batch, opinion, output[, quantile])."""
         return torch.stack(self.join.opinions(self.learned(X, lengths), self.features(X, lengths)), dim=1)
+
+    def last_values(self):
+        """(feature, slope, shift) for each channel: the number of its last value, and what makes it a target."""
+        mean, scale = (values.reshape(-1, self.bank.n_channels)[-1] for values in (self.input_mean, self.input_scale))
+        for column, m, s in zip(self.bank.last_columns, mean, scale, strict=False):
+            yield column, s / self.target_scale, (m - self.target_mean) / self.target_scale
 
     def learned(self, X, lengths=None):
         """What the learned part answers."""
@@ -318,6 +328,19 @@ def make_gaps(gaps):
     if gaps is None or len(gaps) == 0:
         return NoGaps()
     return CarriedGaps() if isinstance(gaps, str) else MarkedGaps(gaps)
+
+
+class SizeJitter(nn.Module):
+    """Each sample times a random factor about 1, in training: the same movement is a little larger or smaller."""
+
+    def __init__(self, deviation):
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, X):
+        if not self.training:
+            return X
+        return X * X.new_empty(len(X), *[1] * (X.ndim - 1)).normal_(1.0, self.deviation)
 
 
 def make_head(n_features, n_outputs, dropout, quantiles=(), norm="layer"):
@@ -504,7 +527,11 @@ class Vote(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def forward(self, learned, features):  # (batch, output), (batch, feature)
-        return self.blend(self.readout(features), self.opinions(learned, features), self.trust)
+        return self.blend(self.base(features), self.opinions(learned, features), self.trust)
+
+    def base(self, features):
+        """What is linear in the features."""
+        return self.readout(features)
 
     def opinions(self, learned, features):
         """What may be trusted or not."""
@@ -513,11 +540,15 @@ class Vote(nn.Module):
     def blend(self, base, opinions, trust):
         return torch.lerp(base, (base + sum(opinions)) / 3, trust)
 
-    def answers(self, learned, features, base):
+    def answers(self, learned, features, start):
         """What is trained, each on its own."""
         return self.opinions(learned, features)
 
-    def learn(self, features, coefficients, intercept, predictions):
+    def start_from(self, features, targets, last_values):
+        """The values from which the targets are measured: none."""
+        return 0.0
+
+    def learn(self, features, coefficients, intercept, start):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
         self.norm.set(features)
@@ -530,12 +561,12 @@ class Vote(nn.Module):
         return self.head(self.pool(states, last)) + self.beside(whole)
 
 
-class Correction(nn.Module):
-    """What is linear in the frozen features, and the learned network's correction of it.
+class Blend(nn.Module):
+    """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
-    In training the linear part is what it predicts of samples that it was not fitted to, as only that has the errors
-    that are to be corrected. How far the correction is to be trusted, between 0 and 1, shows on samples that it was not
-    trained on; wholly, if early stopping chooses the epoch.
+    A target that persists, which is to say that the last value of a channel explains half of its variance or more, is
+    answered by the change from there. How far the learned network is to be trusted, between 0 and 1, shows on samples
+    that it was not trained on; it has half of the say if early stopping chooses the epoch.
     """
 
     holds_out = True
@@ -543,31 +574,53 @@ class Correction(nn.Module):
     def __init__(self, bank, n_outputs, hidden_size):
         super().__init__()
         self.readout = FrozenReadout(bank.width, n_outputs)
-        self.register_buffer("trust", torch.ones(()))
+        self.start = FrozenReadout(bank.width, n_outputs)
+        self.register_buffer("trust", torch.tensor(0.5))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
-        return self.blend(self.readout(features), self.opinions(learned, features), self.trust)
+        return self.blend(self.base(features), self.opinions(learned, features), self.trust)
+
+    def base(self, features):
+        """What is linear in the features."""
+        return self.readout(features) + self.start(features)
 
     def opinions(self, learned, features):
         """What may be trusted or not."""
-        return (learned,)
+        return self.answers(learned, features, self.start(features))
 
     def blend(self, base, opinions, trust):
-        return _added(trust * opinions[0], base)
+        learned = opinions[0]
+        centre = learned if learned.ndim == base.ndim else learned.mean(-1)  # quantiles keep their distances
+        return _added(learned, (1 - trust) * (base - centre))
 
-    def answers(self, learned, features, base):
+    def answers(self, learned, features, start):
         """What is trained."""
-        return (_added(learned, self.readout(features) if base is None else base),)
+        return (_added(learned, self.start(features) if start is None else start),)
 
-    def learn(self, features, coefficients, intercept, predictions):
+    def start_from(self, features, targets, last_values):
+        """Choose what each target's change is measured from; returns these values, 0 for one that does not persist."""
+        coefficients, intercept = torch.zeros(features.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
+        least = targets.var(0, correction=0) / 2
+        for feature, slope, shift in last_values:
+            change = targets - features[:, feature, None].double() * slope.cpu()
+            left = change.var(0, correction=0)
+            closer = left < least
+            least = torch.where(closer, left, least)
+            coefficients[:, closer] = 0.0
+            coefficients[feature, closer] = slope.cpu()[closer]
+            intercept[closer] = shift.cpu()[closer]
+        self.start.set(coefficients, intercept)
+        return features.double() @ coefficients.double() + intercept
+
+    def learn(self, features, coefficients, intercept, start):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
-        self.trust.fill_(1.0)
-        return {"base": predictions.float()}
+        self.trust.fill_(0.5)
+        return {"start": start.float()}
 
 
-def _added(learned, base):
-    return learned + (base.unsqueeze(-1) if learned.ndim > base.ndim else base)
+def _added(learned, values):
+    return learned + (values.unsqueeze(-1) if learned.ndim > values.ndim else values)
 
 
 class FrozenReadout(nn.Module):

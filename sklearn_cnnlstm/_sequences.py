@@ -272,6 +272,12 @@ def carried_forward(X):
     return filled
 
 
+def is_finite_array(X):
+    """Whether X is an array of samples, all of them finite numbers, in which scikit-learn would find nothing wrong."""
+    is_plain = type(X) is np.ndarray and X.ndim >= 2 and X.size > 0
+    return is_plain and (X.dtype.kind in "biu" or (X.dtype.kind == "f" and _has_finite_sum(X)))
+
+
 def _has_finite_sum(X):
     with np.errstate(over="ignore", invalid="ignore"):
         return np.isfinite(X.sum(dtype=np.float64))

@@ -552,23 +552,24 @@ class TrainingNet(NeuralNet):
     def _solve_readout(self, samples):
         """Read the answers off the frozen features, in closed form, and note what training needs of them."""
         self._set_training(False)
-        features = self._features(samples)
+        module, features = self.module_, self._features(samples)
+        targets, weight = self.criterion.code(samples.y, module.n_outputs).double(), samples.weight
+        start = module.join.start_from(features, targets, module.last_values())
         where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
-        targets, weight = self.criterion.code(samples.y, self.module_.n_outputs), samples.weight
         coefficients, intercept, predictions = solve_ridge(
             features.to(where),
-            targets.to(where),
+            (targets - start).to(where),
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
-            blocks=self.module_.bank.blocks,
-            mixes=self.module_.bank.mixes[: None if len(features) <= _FEW_SAMPLES else 2],
+            blocks=module.bank.blocks,
+            mixes=module.bank.mixes[: None if len(features) <= _FEW_SAMPLES else 2],
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))
         coefficients, intercept, predictions = (
             part.to("cpu") * factor for part in (coefficients, intercept, predictions)
         )
-        samples.base = predictions.float()
-        samples.known = self.module_.join.learn(features, coefficients, intercept, predictions)
+        samples.base = (predictions + start).float()
+        samples.known = module.join.learn(features, coefficients, intercept, start)
 
     def _hold_out(self, train):
         """The samples to train on, and those on which it shows how good that was."""

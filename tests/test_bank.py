@@ -139,7 +139,22 @@ def test_frozen_side_alone_tells_frequencies_apart():
     assert (module.join.readout(features).argmax(1).numpy() == y[40:]).all()
 
 
-def test_correction_that_does_not_help_is_not_trusted():
+@pytest.mark.parametrize(
+    ("cls", "shape", "varies"),
+    [
+        (CNNLSTMClassifier, (20, 2), True),
+        (CNNLSTMClassifier, (4, 8, 8, 1), False),
+        (CNNLSTMRegressor, (20, 2), False),
+    ],
+)
+def test_size_is_varied_where_a_label_does_not_depend_on_it(cls, shape, varies):
+    X = np.random.default_rng(0).normal(size=(12, *shape))
+    model = cls(conv_bank=10, max_epochs=1, random_state=0).fit(X, np.arange(12) % 2)
+    vary = model.net_.module_.train().vary
+    assert torch.equal(vary(torch.ones(2, *shape)), torch.ones(2, *shape)) != varies
+
+
+def test_learned_network_that_does_not_help_is_not_trusted():
     random = np.random.default_rng(0)
     X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
     model = CNNLSTMRegressor(conv_bank=20, max_epochs=20, random_state=0).fit(X, y)
@@ -170,7 +185,43 @@ def test_warm_start_learns_its_trust_anew():
     module = model.net_.module_
     module.join.trust.fill_(0.0)
     module.join.learn(None, module.join.readout.coefficients, module.join.readout.intercept, torch.zeros(1))
-    assert module.join.trust == 1
+    assert module.join.trust == 0.5
+
+
+def test_regressor_continues_a_target_that_persists():
+    """Where the levels of a random walk lie beyond those of the training data, a linear model of levels still knows."""
+    random = np.random.default_rng(0)
+    walk = random.normal(size=700).cumsum()
+    series = np.stack([random.normal(size=700), walk], axis=1).astype(np.float32)
+    X = np.stack([series[i : i + 20] for i in range(600)])
+    y = np.stack([series[i + 20 : i + 23, 1] for i in range(600)])
+    X_far, y_far = X[450:] + np.float32([0, 5 * walk.std()]), y[450:] + 5 * walk.std()
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=5, random_state=0).fit(X[:450], y[:450])
+    persistence = X_far[:, -1, 1:]
+    error = ((model.predict(X_far) - y_far) ** 2).mean()
+    assert error < 2 * ((persistence - y_far) ** 2).mean()
+    start = model.net_.module_.join.start(model.net_.module_.features(torch.tensor(X))).numpy()
+    mean, scale = model.net_.module_.target_statistics()
+    np.testing.assert_allclose(start * scale + mean, np.repeat(X[:, -1, 1:], 3, axis=1), rtol=1e-4, atol=1e-3)
+
+
+def test_regressor_starts_from_nothing_where_no_channel_tells():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(60, 20, 2)).astype(np.float32)
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(X, X[:, -1, 0] + 2 * X[:, 3, 1])
+    assert not model.net_.module_.join.start.coefficients.any()
+
+
+def test_quantiles_keep_their_distances_where_the_network_is_not_trusted():
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(60, 20, 1)), random.normal(size=60)
+    model = CNNLSTMRegressor(conv_bank=20, loss="quantile", max_epochs=2, random_state=0).fit(X, y)
+    spans = []
+    for trust in (0.0, 1.0):
+        model.net_.module_.join.trust.fill_(trust)
+        spans.append(np.diff(model.predict_quantiles(X), axis=-1))
+    np.testing.assert_allclose(spans[0], spans[1], atol=1e-5)
+    assert (spans[0] > 0).all()
 
 
 @pytest.mark.parametrize("target", ["step", "map"])

@@ -138,6 +138,23 @@ def test_costly_images_get_thin_first_blocks_and_fewer_passes():
     assert auto_sizes(5000, (32, 48, 64, 3))["max_epochs"] == 10
 
 
+def test_long_series_lose_four_steps_to_one_until_no_more_than_512_are_left():
+    products = [math.prod(auto_sizes(300, (n_timesteps, 1))["pool_size"]) for n_timesteps in (512, 720, 3000)]
+    assert products == [8, 16, 32]
+
+
+def test_size_jitter_multiplies_whole_samples_in_training_alone():
+    torch.manual_seed(0)
+    network = build((12, 3), size_jitter=0.1).train()
+    X = torch.randn(500, 12, 3)
+    factors = network.vary(X) / X
+    torch.testing.assert_close(factors, factors[:, :1, :1].expand_as(X))
+    assert abs(factors[:, 0, 0].mean() - 1) < 0.02
+    assert 0.08 < factors[:, 0, 0].std() < 0.12
+    network.eval()
+    assert network.vary(X) is X
+
+
 def test_a_table_costs_a_hundred_updates_and_an_lstm_over_few_steps():
     for n_columns in (5, 20, 64):
         sizes = auto_sizes(300, (n_columns, 1))
