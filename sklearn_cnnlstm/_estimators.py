@@ -1266,7 +1266,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
     def _bank_settings(self, sample_shape):
-        return {"join": Vote, "norm": "batch", "size_jitter": _SIZE_JITTER if len(sample_shape) == 2 else 0.0}
+        is_series = len(sample_shape) == 2 and not self._is_table
+        return {"join": Vote, "norm": "batch", "size_jitter": _SIZE_JITTER if is_series else 0.0}
 
     def _n_outputs(self, y):
         return len(self.classes_)

@@ -242,7 +242,7 @@ class BankCNNLSTM(CNNLSTM):
     def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
         self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators)
-        self.join = join(self.bank, n_outputs, hidden_size)
+        self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
 
     def features(self, X, lengths=None):
         """What the frozen kernels see in X: (batch, feature)."""
@@ -263,10 +263,9 @@ class BankCNNLSTM(CNNLSTM):
         return torch.stack(self.join.opinions(self.learned(X, lengths), self.features(X, lengths)), dim=1)
 
     def last_values(self):
-        """(feature, slope, shift) for each channel: the number of its last value, and what makes it a target."""
-        mean, scale = (values.reshape(-1, self.bank.n_channels)[-1] for values in (self.input_mean, self.input_scale))
-        for column, m, s in zip(self.bank.last_columns, mean, scale, strict=False):
-            yield column, s / self.target_scale, (m - self.target_mean) / self.target_scale
+        """(feature, slope) for each channel: the number of its last value, and its scale in those of the targets."""
+        scale = self.input_scale.reshape(-1, self.bank.n_channels)[-1]
+        return [(column, scale[i] / self.target_scale) for i, column in enumerate(self.bank.last_columns)]
 
     def learned(self, X, lengths=None):
         """What the learned part answers."""
@@ -511,7 +510,7 @@ class Vote(nn.Module):
     then to be trusted, between 0 and 1, shows on samples left out, unless early stopping chooses the epoch.
     """
 
-    def __init__(self, bank, n_outputs, hidden_size):
+    def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.holds_out = bank.of_frames
         self.register_buffer("trust", torch.ones(()))
@@ -540,11 +539,15 @@ class Vote(nn.Module):
     def blend(self, base, opinions, trust):
         return torch.lerp(base, (base + sum(opinions)) / 3, trust)
 
+    def choose(self, trusts, losses):  # (trust,), (trust, sample)
+        """The trust with the least loss."""
+        return trusts[losses.mean(1).argmin()]
+
     def answers(self, learned, features, start):
         """What is trained, each on its own."""
         return self.opinions(learned, features)
 
-    def start_from(self, features, targets, last_values):
+    def start_from(self, features, targets, weight, last_values):
         """The values from which the targets are measured: none."""
         return 0.0
 
@@ -564,17 +567,19 @@ class Vote(nn.Module):
 class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
-    A target that persists, which is to say that the last value of a channel explains half of its variance or more, is
-    answered by the change from there. How far the learned network is to be trusted, between 0 and 1, shows on samples
-    that it was not trained on; it has half of the say if early stopping chooses the epoch.
+    A target that persists, which is to say that its change from the last value of a channel varies less than half as
+    much as it does, is answered by that change. How far the learned network is to be trusted, between 0 and 1, shows on
+    samples that it was not trained on: half, unless they clearly tell otherwise, and if early stopping chooses the
+    epoch.
     """
 
     holds_out = True
 
-    def __init__(self, bank, n_outputs, hidden_size):
+    def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
+        self.median = quantiles.index(0.5) if quantiles else None
         self.readout = FrozenReadout(bank.width, n_outputs)
-        self.start = FrozenReadout(bank.width, n_outputs)
+        self.start = LastValue(n_outputs)
         self.register_buffer("trust", torch.tensor(0.5))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
@@ -590,27 +595,24 @@ class Blend(nn.Module):
 
     def blend(self, base, opinions, trust):
         learned = opinions[0]
-        centre = learned if learned.ndim == base.ndim else learned.mean(-1)  # quantiles keep their distances
-        return _added(learned, (1 - trust) * (base - centre))
+        centre = learned if self.median is None else learned[..., self.median]  # other quantiles keep their distance
+        return self._added(learned, (1 - trust) * (base - centre))
+
+    def choose(self, trusts, losses):  # (trust,), (trust, sample)
+        """The trust closest to 1/2 whose loss is within three standard errors of the least one."""
+        excess = losses - losses[losses.mean(1).argmin()]
+        is_worse = excess.mean(1) > 3 * excess.std(1, correction=0) / len(excess[0]) ** 0.5
+        return trusts[(trusts - 0.5).abs().masked_fill(is_worse, torch.inf).argmin()]
 
     def answers(self, learned, features, start):
         """What is trained."""
-        return (_added(learned, self.start(features) if start is None else start),)
+        return (self._added(learned, self.start(features) if start is None else start),)
 
-    def start_from(self, features, targets, last_values):
-        """Choose what each target's change is measured from; returns these values, 0 for one that does not persist."""
-        coefficients, intercept = torch.zeros(features.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
-        least = targets.var(0, correction=0) / 2
-        for feature, slope, shift in last_values:
-            change = targets - features[:, feature, None].double() * slope.cpu()
-            left = change.var(0, correction=0)
-            closer = left < least
-            least = torch.where(closer, left, least)
-            coefficients[:, closer] = 0.0
-            coefficients[feature, closer] = slope.cpu()[closer]
-            intercept[closer] = shift.cpu()[closer]
-        self.start.set(coefficients, intercept)
-        return features.double() @ coefficients.double() + intercept
+    def start_from(self, features, targets, weight, last_values):
+        """The values from which the targets' changes are measured; which these are, further training does not alter."""
+        if not self.start.is_chosen:
+            self.start.choose(features, targets, weight, last_values)
+        return self.start(features)
 
     def learn(self, features, coefficients, intercept, start):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
@@ -618,9 +620,43 @@ class Blend(nn.Module):
         self.trust.fill_(0.5)
         return {"start": start.float()}
 
+    def _added(self, learned, values):
+        return learned + (values if self.median is None else values.unsqueeze(-1))
 
-def _added(learned, values):
-    return learned + (values.unsqueeze(-1) if learned.ndim > values.ndim else values)
+
+class LastValue(nn.Module):
+    """For each target that persists the last value of a channel, as its features tell it, for the others 0."""
+
+    def __init__(self, n_outputs):
+        super().__init__()
+        self.is_chosen = False
+        self.register_buffer("feature", torch.zeros(n_outputs, dtype=torch.long))
+        self.register_buffer("slope", torch.zeros(n_outputs))
+        self.register_buffer("shift", torch.zeros(n_outputs))
+
+    def forward(self, features):
+        feature, slope, shift = (buffer.to(features.device) for buffer in (self.feature, self.slope, self.shift))
+        return features[:, feature].float() * slope + shift
+
+    def choose(self, features, targets, weight, candidates):
+        """Of `candidates` (feature, slope) the one from which each target differs least, if by half of its variance."""
+        _, variance = _moments(targets, weight)
+        least = variance / 2
+        for feature, slope in candidates:
+            mean, variance = _moments(targets - features[:, feature, None].double() * slope.cpu(), weight)
+            is_closer = (variance < least).to(self.slope.device)
+            least = torch.minimum(variance, least)
+            self.feature[is_closer] = feature
+            self.slope[is_closer] = slope[is_closer]
+            self.shift[is_closer] = mean.to(self.shift)[is_closer]
+        self.is_chosen = True
+
+
+def _moments(y, weight):
+    """Mean and variance of each column."""
+    share = torch.full((len(y),), 1 / len(y)).to(y) if weight is None else (weight / weight.sum()).to(y)
+    mean = share @ y
+    return mean, share @ (y - mean) ** 2
 
 
 class FrozenReadout(nn.Module):

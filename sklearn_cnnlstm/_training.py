@@ -554,7 +554,7 @@ class TrainingNet(NeuralNet):
         self._set_training(False)
         module, features = self.module_, self._features(samples)
         targets, weight = self.criterion.code(samples.y, module.n_outputs).double(), samples.weight
-        start = module.join.start_from(features, targets, module.last_values())
+        start = module.join.start_from(features, targets, weight, module.last_values())
         where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
         coefficients, intercept, predictions = solve_ridge(
             features.to(where),
@@ -578,14 +578,14 @@ class TrainingNet(NeuralNet):
         return train.part(others, known=train.known), train.part(rows, known=train.known)
 
     def _set_trust(self, samples):
-        """Trust what was trained as far as makes the loss of some samples least that it was not trained on."""
+        """Trust what was trained by the loss of some samples that it was not trained on."""
         self._set_training(False)
         opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
         join = self.module_.join
         blends = (join.blend(samples.base, opinions, trust) for trust in _TRUSTS)
-        losses = [(self.criterion_(blend, samples.y) * weight).mean() for blend in blends]
-        join.trust.fill_(_TRUSTS[torch.stack(losses).argmin()])
+        losses = torch.stack([self.criterion_(blend, samples.y) * weight for blend in blends])
+        join.trust.fill_(join.choose(_TRUSTS, losses))
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""
