@@ -92,9 +92,9 @@ def _auto_bank(n_samples, sample_shape):
     if n_samples < 10:
         return 0
     n_timesteps, *space, _ = sample_shape
-    most = 96 if space else 588 if n_samples <= 2000 else 168
+    most = 96 if space else 588 if n_samples <= 2000 else 336
     n_positions = n_samples * n_timesteps * math.prod(min(side, MOST_PIXELS[len(space)]) for side in space)
-    return int(np.clip(2e8 / n_positions, 24 if space else 84, most))
+    return int(np.clip(3.2e8 / n_positions, 24 if space else 84, most))
 
 
 class _BaseCNNLSTM(BaseEstimator):

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ._bank import LEAST_SPREAD, KernelBank
 
 POOLINGS = ("last", "mean", "max", "attention")
+_TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 
 _LAYERS = {
     1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -599,9 +600,14 @@ class Blend(nn.Module):
         return self._added(learned, (1 - trust) * (base - centre))
 
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
-        """The trust closest to 1/2 whose loss is within three standard errors of the least one."""
+        """The trust closest to 1/2 whose loss is within three standard errors of the least one.
+
+        Samples often follow each other in time, and neighbours err together: the errors are those of the means of parts.
+        """
         excess = losses - losses[losses.mean(1).argmin()]
-        is_worse = excess.mean(1) > 3 * excess.std(1, correction=0) / len(excess[0]) ** 0.5
+        parts = excess.tensor_split(min(_TRUST_PARTS, excess.shape[1]), dim=1)
+        means = torch.stack([part.mean(1) for part in parts], dim=1)
+        is_worse = excess.mean(1) > 3 * means.std(1, correction=0) / (len(parts) - 1) ** 0.5
         return trusts[(trusts - 0.5).abs().masked_fill(is_worse, torch.inf).argmin()]
 
     def answers(self, learned, features, start):

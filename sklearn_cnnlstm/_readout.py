@@ -1,6 +1,7 @@
 """How answers are read off frozen features: ridge regression, its penalty chosen by cross-validation."""
 
 import torch
+from torch.nn import functional as F
 
 from ._bank import LEAST_SPREAD
 
@@ -13,8 +14,11 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
 
     `folds` are index tensors; each is predicted by a fit to all other rows. `blocks` are the widths of groups of
     features that stand side by side. Features are standardised and each group gets a share of the variance from one of
-    the `mixes`, that which predicts best together with its penalty.
+    the `mixes`, that which predicts best together with its penalty. The last groups may have no share in any of them.
     """
+    n_used = max(i for mix in mixes for i, part in enumerate(mix) if part) + 1
+    blocks, mixes, n_features = blocks[:n_used], [mix[:n_used] for mix in mixes], features.shape[1]
+    features = features[:, : sum(blocks)]
     rows = _Rows(features, targets.double(), weight)
     problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
     best = None
@@ -26,7 +30,8 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
             best = error[k], *solution(k), predictions[k]
     _, coefficients, intercept, predictions = best
     coefficients = coefficients / rows.scale[:, None]
-    return coefficients, intercept - rows.mean @ coefficients, predictions
+    intercept = intercept - rows.mean @ coefficients
+    return F.pad(coefficients, (0, 0, 0, n_features - len(coefficients))), intercept, predictions
 
 
 class _Rows:

@@ -31,7 +31,7 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
-_FEW_SAMPLES = 2000  # more than that try two mixes of the frozen features only
+_FEW_SAMPLES = 2000  # more than that read the frozen features that belong to all of the time only
 _HELD_OUT = 6  # one in so many samples shows how far what was trained is to be trusted
 _TRUSTS = torch.linspace(0, 1, 41)
 _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
@@ -519,16 +519,16 @@ class TrainingNet(NeuralNet):
     def _backward_in_parts(self, batch, weight, known):
         self.optimizer_.zero_grad()
         X, y = batch
-        total, outputs = 0.0, []
+        losses, outputs = [], []
         n_inputs, names = len(_inputs(X)), list(known)
         for parts in _split((*_inputs(X), y, weight, *known.values()), self._n_parts):
             inputs, (y_part, weight_part, *known_part) = parts[:n_inputs], parts[n_inputs:]
             step = self._forward((inputs, y_part), weight_part, dict(zip(names, known_part, strict=True)))
-            loss = step["loss"] * (len(step["y_pred"]) / len(y))
+            loss = step["loss"] if len(y_part) == len(y) else step["loss"] * (len(y_part) / len(y))
             self.scaler_.scale(loss).backward()
-            total = total + loss.detach()
+            losses.append(loss.detach())
             outputs.append(step["y_pred"].detach())
-        return {"loss": total, "y_pred": torch.cat(outputs)}
+        return {"loss": _only(losses, sum), "y_pred": _only(outputs, torch.cat)}
 
     def validation_step(self, batch, weight=None, known=None):
         with torch.no_grad():
@@ -539,10 +539,10 @@ class TrainingNet(NeuralNet):
         with autocast(self._device, self.precision):
             answer = self.module_.answers if self.module_.training else self._answer
             outputs = answer(*_inputs(X), **known)
-        loss = sum(self.criterion_(output, y) for output in outputs) / len(outputs)
+        loss = _only([self.criterion_(output, y) for output in outputs], _mean)
         if weight is not None:
             loss = loss * weight
-        return {"loss": loss.mean(), "y_pred": sum(outputs) / len(outputs)}
+        return {"loss": loss.mean(), "y_pred": _only(outputs, _mean)}
 
     def _answer(self, *inputs, **known):
         return (self.module_(*inputs, **known),)
@@ -561,7 +561,7 @@ class TrainingNet(NeuralNet):
             (targets - start).to(where),
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
             blocks=module.bank.blocks,
-            mixes=module.bank.mixes[: None if len(features) <= _FEW_SAMPLES else 2],
+            mixes=module.bank.mixes if len(features) <= _FEW_SAMPLES else module.bank.mixes_of_many,
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))
@@ -814,6 +814,15 @@ def _split(tensors, n_parts):
     if n_parts == 1:
         return [tensors]
     return zip(*([None] * n_parts if t is None else t.tensor_split(n_parts) for t in tensors), strict=True)
+
+
+def _only(tensors, join):
+    """The tensor itself if there is but one: small networks feel each step of arithmetic."""
+    return tensors[0] if len(tensors) == 1 else join(tensors)
+
+
+def _mean(tensors):
+    return sum(tensors) / len(tensors)
 
 
 def _free_memory(device):

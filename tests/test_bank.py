@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, KernelBank
+from sklearn_cnnlstm._network import Blend
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
 from sklearn_cnnlstm._training import Samples
 
@@ -128,6 +129,19 @@ def test_what_hardly_ever_varied_is_not_magnified():
     assert abs(change) < float(y.std())
 
 
+@pytest.mark.parametrize("n_samples", [30, 300])
+def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
+    torch.manual_seed(0)
+    X, y = torch.randn(n_samples, 60), torch.randn(n_samples, 2)
+    folds = torch.arange(n_samples).tensor_split(5)
+    mixes = [(1.0, 0.0, 0.0), (1.0, 2.0, 0.0)]
+    coefficients, intercept, cv = solve_ridge(X, y, folds, blocks=[20, 20, 20], mixes=mixes)
+    of_two = solve_ridge(X[:, :40], y, folds, blocks=[20, 20], mixes=[mix[:2] for mix in mixes])
+    assert torch.equal(coefficients, torch.cat([of_two[0], torch.zeros(20, 2)]))
+    assert torch.equal(intercept, of_two[1])
+    assert torch.equal(cv, of_two[2])
+
+
 def test_frozen_side_alone_tells_frequencies_apart():
     random = np.random.default_rng(0)
     y = np.arange(60) % 2
@@ -170,6 +184,18 @@ def test_learned_network_has_half_of_the_say_where_nothing_tells():
     X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
     model = CNNLSTMRegressor(conv_bank=20, max_epochs=3, random_state=0).fit(X, y)
     assert model.net_.module_.join.trust == 0.5
+
+
+def test_neighbours_that_err_together_do_not_tell_much():
+    """40 samples in a row, of which the second half is better without the network: as if there were two."""
+    bank = KernelBank((20, 1), 20)
+    trusts = torch.linspace(0, 1, 41)
+    better, worse = torch.full((20,), 0.2), torch.full((20,), -1.0)
+    independent = torch.cat([better, worse])[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    join = Blend(bank, 1, 8, ())
+    for gain, expected in ((torch.cat([better, worse]), 0.5), (independent, 0.0)):
+        losses = 2 - trusts[:, None] * gain
+        assert join.choose(trusts, losses) == expected
 
 
 def test_trust_outlives_the_return_of_the_best_weights():
