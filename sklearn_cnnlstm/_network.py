@@ -11,6 +11,7 @@ from ._bank import LEAST_SPREAD, KernelBank
 
 POOLINGS = ("last", "mean", "max", "attention")
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
+_TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
 
 _LAYERS = {
     1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -600,14 +601,14 @@ class Blend(nn.Module):
         return self._added(learned, (1 - trust) * (base - centre))
 
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
-        """The trust closest to 1/2 whose loss is within three standard errors of the least one.
+        """The trust closest to 1/2 whose loss is not clearly more than the least one.
 
         Samples often follow each other in time, and neighbours err together: the errors are those of the means of parts.
         """
         excess = losses - losses[losses.mean(1).argmin()]
-        parts = excess.tensor_split(min(_TRUST_PARTS, excess.shape[1]), dim=1)
-        means = torch.stack([part.mean(1) for part in parts], dim=1)
-        is_worse = excess.mean(1) > 3 * means.std(1, correction=0) / (len(parts) - 1) ** 0.5
+        parts = excess.tensor_split(_TRUST_PARTS, dim=1)
+        means = torch.stack([part.mean(1) for part in parts], dim=1)  # NaN, of too few samples: nothing is worse
+        is_worse = excess.mean(1) > _TRUST_ERRORS * means.std(1) / _TRUST_PARTS**0.5
         return trusts[(trusts - 0.5).abs().masked_fill(is_worse, torch.inf).argmin()]
 
     def answers(self, learned, features, start):

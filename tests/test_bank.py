@@ -187,11 +187,11 @@ def test_learned_network_has_half_of_the_say_where_nothing_tells():
 
 
 def test_neighbours_that_err_together_do_not_tell_much():
-    """40 samples in a row, of which the second half is better without the network: as if there were two."""
+    """400 samples in a row, of which the second half is better without the network: as if there were two."""
     bank = KernelBank((20, 1), 20)
     trusts = torch.linspace(0, 1, 41)
-    better, worse = torch.full((20,), 0.2), torch.full((20,), -1.0)
-    independent = torch.cat([better, worse])[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    better, worse = torch.full((200,), 0.2), torch.full((200,), -1.0)
+    independent = torch.cat([better, worse])[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
     join = Blend(bank, 1, 8, ())
     for gain, expected in ((torch.cat([better, worse]), 0.5), (independent, 0.0)):
         losses = 2 - trusts[:, None] * gain
