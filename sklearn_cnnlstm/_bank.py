@@ -19,7 +19,7 @@ _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever varied in training is not magnified
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
-_MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)  # samples: of the parts, which are most of the features, the LSTM alone makes use
+_MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)  # the parts, which are most of the features, are left to the LSTM
 _MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
@@ -40,7 +40,7 @@ class KernelBank(nn.Module):
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells.
 
     In images and volumes the kernels see what moves: frames less their mean over time. `mixes` are shares in the
-    variance of all features that the groups may have, and `mixes_of_many` are those tried with many samples.
+    variance of all features that the groups may have; `mixes_of_many` are those for many samples.
     """
 
     def __init__(self, sample_shape, n_kernels, n_indicators=0):
