@@ -603,7 +603,7 @@ class Blend(nn.Module):
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
         """The trust closest to 1/2 whose loss is not clearly more than the least one.
 
-        Samples often follow each other in time, and neighbours err together: the errors are those of the means of parts.
+        Samples often follow each other in time, and neighbours err together: the errors are those of means of parts.
         """
         excess = losses - losses[losses.mean(1).argmin()]
         parts = excess.tensor_split(_TRUST_PARTS, dim=1)
