@@ -18,8 +18,9 @@ _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever varied in training is not magnified
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
+FEW_SAMPLES = 2000  # of more series there are fewer kernels, and mixes without the parts, which are most features
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
-_MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)  # the parts, which are most of the features, are left to the LSTM
+_MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)
 _MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
@@ -39,8 +40,7 @@ class KernelBank(nn.Module):
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells.
 
-    In images and volumes the kernels see what moves: frames less their mean over time. `mixes` are shares in the
-    variance of all features that the groups may have; `mixes_of_many` are those for many samples.
+    In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
     def __init__(self, sample_shape, n_kernels, n_indicators=0):
@@ -67,8 +67,6 @@ class KernelBank(nn.Module):
         self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width
         self.width = sum(self.blocks)
         self.n_flat = self.width - self.blocks[-1]
-        self.mixes = _MIXES_OF_FRAMES if self.of_frames else _MIXES
-        self.mixes_of_many = _MIXES_OF_FRAMES if self.of_frames else _MIXES_OF_MANY
 
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
         lengths = lengths if lengths is None else lengths.to(X.device)
@@ -84,6 +82,12 @@ class KernelBank(nn.Module):
         if self.of_frames:
             levels.append(self._levels(_changes(X, lengths), lengths))
         return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1)], dim=1)
+
+    def mixes(self, n_samples):
+        """Shares in the variance of all features that the groups may have, where so many samples are fitted."""
+        if self.of_frames:
+            return _MIXES_OF_FRAMES
+        return _MIXES if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY
 
     def split(self, features):
         """The features of all of the time (batch, number), and those of its parts (batch, part, number)."""

@@ -33,7 +33,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from . import _sequences, _training
-from ._bank import MOST_PIXELS
+from ._bank import FEW_SAMPLES, MOST_PIXELS
 from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
@@ -92,7 +92,7 @@ def _auto_bank(n_samples, sample_shape):
     if n_samples < 10:
         return 0
     n_timesteps, *space, _ = sample_shape
-    most = 96 if space else 588 if n_samples <= 2000 else 336
+    most = 96 if space else 588 if n_samples <= FEW_SAMPLES else 336
     n_positions = n_samples * n_timesteps * math.prod(min(side, MOST_PIXELS[len(space)]) for side in space)
     return int(np.clip(3.2e8 / n_positions, 24 if space else 84, most))
 

@@ -31,7 +31,6 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
-_FEW_SAMPLES = 2000  # more than that read the frozen features that belong to all of the time only
 _HELD_OUT = 6  # one in so many samples shows how far what was trained is to be trusted
 _TRUSTS = torch.linspace(0, 1, 41)
 _FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
@@ -561,7 +560,7 @@ class TrainingNet(NeuralNet):
             (targets - start).to(where),
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
             blocks=module.bank.blocks,
-            mixes=module.bank.mixes if len(features) <= _FEW_SAMPLES else module.bank.mixes_of_many,
+            mixes=module.bank.mixes(len(features)),
             weight=None if weight is None else weight.to(where),
         )
         factor = self.criterion.factor(predictions.float(), samples.y.to(where))

@@ -116,6 +116,18 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
     np.testing.assert_allclose(cv.numpy(), expected_cv, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n_samples", "reads_parts"), [(100, True), (2001, False)])
+def test_readout_of_many_series_leaves_the_parts_of_time_alone(n_samples, reads_parts):
+    random = np.random.default_rng(0)
+    y = np.arange(n_samples) % 2
+    steps = np.arange(20) + random.uniform(0, 6, size=(n_samples, 1))
+    X = np.sin(steps * np.where(y, 1.0, 1.6)[:, None])[:, :, None] + 0.1 * random.normal(size=(n_samples, 20, 1))
+    module = CNNLSTMClassifier(conv_bank=10, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    whole, parts = module.bank.split(module.join.readout.coefficients.T)
+    assert whole.any(dim=0)[-50:].any()  # the kernels' 50 shares of all of the time
+    assert parts.any() == reads_parts
+
+
 def test_what_hardly_ever_varied_is_not_magnified():
     random = np.random.default_rng(0)
     X = torch.tensor(random.normal(size=(30, 40)))
