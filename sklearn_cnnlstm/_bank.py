@@ -1,5 +1,6 @@
 """What frozen kernels see in a sequence: the shares of time and space in which their responses are above thresholds."""
 
+import functools
 import itertools
 import math
 
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 N_DILATIONS = 7
+N_COMPETING = 8  # kernels of a group, of which one responds most at a step
 N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
 _MOST_STEPS = 32  # parts of the time whose mean values are features
@@ -15,14 +17,29 @@ MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the n
 _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
 _SOFTNESS = 0.05  # width of a threshold, in standard deviations of the response
+_RIVALRY = 0.05  # the same, by which a kernel is to respond more than another one of its group
+_LEAST_SUM = 1e-3  # added to what competing kernels sum up, before its root is taken
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever varied in training is not magnified
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
+_COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
 FEW_SAMPLES = 2000  # of more series there are fewer kernels, and mixes without the parts, which are most features
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
 _MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)
+_MIXES_OF_COMPETITION = ((0, 0, 0, 1),)
 _MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+def _in_float32(method):
+    """The method of X outside of autocast: thresholds are steep, and what is solved for nearly cancels."""
+
+    @functools.wraps(method)
+    def wrapped(self, X, *args, **keywords):
+        with torch.autocast(X.device.type, enabled=False):
+            return method(self, X, *args, **keywords)
+
+    return wrapped
 
 
 class KernelBank(nn.Module):
@@ -38,12 +55,13 @@ class KernelBank(nn.Module):
       of the time; on a grid of cells, if there is space;
     - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
-    - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells.
+    - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
+    - competition: what `n_groups` groups of CompetingKernels see in series.
 
     In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
-    def __init__(self, sample_shape, n_kernels, n_indicators=0):
+    def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0):
         super().__init__()
         n_timesteps, *space, n_channels = sample_shape
         self.n_channels = n_channels
@@ -59,17 +77,20 @@ class KernelBank(nn.Module):
         self.register_buffer("softness", torch.ones(n_kernels, 1))
 
         self.of_frames = len(space) >= 2
-        of_channel = 5 + self.n_steps  # levels, if there is no space; the fifth is the last value
-        self.last_columns = range(4, n_channels * of_channel, of_channel) if not space else ()
+        of_channel = 5 + self.n_steps  # levels, if there is no space
         n_levels = of_channel * math.prod(self.value_cells) * (n_channels + n_indicators)
         levels = (n_levels, n_levels) if self.of_frames else (n_levels,)
         self.part_width = n_kernels * math.prod(self.share_cells)
-        self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width
+        self.n_flat = sum(levels) + n_kernels * N_THRESHOLDS
+        self.competing = CompetingKernels(sample_shape, n_groups) if n_groups else None
+        competition = (self.competing.width,) if n_groups else ()
+        self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width, *competition
         self.width = sum(self.blocks)
-        self.n_flat = self.width - self.blocks[-1]
 
+    @_in_float32
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
         lengths = lengths if lengths is None else lengths.to(X.device)
+        competition = [] if self.competing is None else [self.competing(self._series(X), lengths)]
         X = self._maps(X)
         whole, parts = [], []
         for R, threshold, softness in self._responses(X, lengths):
@@ -81,19 +102,22 @@ class KernelBank(nn.Module):
         levels = [self._levels(X, lengths)]
         if self.of_frames:
             levels.append(self._levels(_changes(X, lengths), lengths))
-        return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1)], dim=1)
+        return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1), *competition], dim=1)
 
     def mixes(self, n_samples):
         """Shares in the variance of all features that the groups may have, where so many samples are fitted."""
+        if self.competing is not None:
+            return _MIXES_OF_COMPETITION
         if self.of_frames:
             return _MIXES_OF_FRAMES
         return _MIXES if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY
 
     def split(self, features):
         """The features of all of the time (batch, number), and those of its parts (batch, part, number)."""
-        flat, parts = features.split([self.n_flat, N_PARTS * self.part_width], dim=1)
+        flat, parts = features[:, : self.n_flat], features[:, self.n_flat :][:, : N_PARTS * self.part_width]
         return flat, parts.unflatten(1, (N_PARTS, self.part_width))
 
+    @_in_float32
     def calibrate(self, X, lengths=None):
         """Set the thresholds at quantiles of the responses to some training samples, spread over (0, 1)."""
         lengths = lengths if lengths is None else lengths.to(X.device)
@@ -107,6 +131,12 @@ class KernelBank(nn.Module):
             deviations.append(R.std(dim=1, correction=0))
         self.threshold.copy_(torch.cat(thresholds))
         self.softness.copy_(_SOFTNESS * torch.cat(deviations)[:, None] + 1e-6)
+        if self.competing is not None:
+            self.competing.calibrate(self._series(X), lengths)
+
+    def _series(self, X):
+        """Channels (batch, time, channel) of series, cut to what can be trusted."""
+        return X[..., : self.n_channels].clamp(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
 
     def _maps(self, X):
         """(batch, channel, time, *pixel): values cut to what can be trusted, frames averaged to a moderate size."""
@@ -124,7 +154,7 @@ class KernelBank(nn.Module):
         of_places = (values.split(self.sizes) for values in (self.weight, self.threshold, self.softness))
         for (axis, dilation), weight, threshold, softness in zip(self.places, *of_places, strict=True):
             lines = X.movedim(2 + axis, -1).movedim(1, -2)  # (batch, *other axis, channel, length)
-            R = F.conv1d(lines.flatten(0, -3), weight, padding=4 * dilation, dilation=dilation)
+            R = _convolved(lines.flatten(0, -3), weight, dilation)
             R = R.unflatten(0, lines.shape[:-2]).movedim(-2, 1).movedim(-1, 2 + axis)
             yield R.flatten(3) if R.ndim > 3 else R.unsqueeze(3), threshold.mT[:, :, None, None], softness[:, :, None]
 
@@ -145,12 +175,76 @@ class KernelBank(nn.Module):
         return torch.cat([mean, deviation, least, greatest, last, steps], dim=2).flatten(1)
 
 
-def _rounded(X):
+class CompetingKernels(nn.Module):
+    """How much, and how often, each kernel of a group responds most to standardised series (batch, time, channel).
+
+    The kernels are Hydra's (Dempster et al., Data Mining and Knowledge Discovery 37, 2023): of length 9 and random
+    weights, in groups of eight, half of the groups on the series and half on its differences, each on the sum of a
+    random subset of the channels. Features are the square roots of two means over time: of the response where it is the
+    greatest one of its group and positive, and of whether it is the least one. Here the greatest is a soft one, so that
+    gradients to the input exist.
+    """
+
+    def __init__(self, sample_shape, n_groups):
+        super().__init__()
+        n_timesteps, n_channels = sample_shape
+        self.dilations = _dilations(n_timesteps)
+        self.n_groups = n_groups // 2  # on the series, and as many on its differences
+        n_kinds = 2 * len(self.dilations)
+        weight = torch.randn(n_kinds, self.n_groups * N_COMPETING, 1, 9)
+        self.register_buffer("weight", weight - weight.mean(-1, keepdim=True))
+        subsets = _subsets(n_kinds * self.n_groups, n_channels)
+        self.register_buffer("mixture", subsets.float().view(n_kinds, self.n_groups, n_channels))
+        self.register_buffer("scale", torch.ones(n_kinds))
+        self.width = 2 * n_kinds * self.n_groups * N_COMPETING
+
+    def forward(self, X, lengths=None):  # (batch, time, channel)
+        means = []
+        for R, scale in zip(self._responses(X, lengths), self.scale, strict=True):
+            R = R / scale
+            most = (R / _RIVALRY).softmax(2) * R.clamp(min=0)
+            least = (-R / _RIVALRY).softmax(2)
+            means += [_over_time(V.flatten(1, 2), 1, lengths).flatten(1) for V in (most, least)]
+        return (torch.cat(means, dim=1) + _LEAST_SUM).sqrt()
+
+    def calibrate(self, X, lengths=None):
+        """Learn from some training samples how far responses spread."""
+        for i, R in enumerate(self._responses(X, lengths)):
+            R = R if lengths is None else R.movedim(-1, 1)[_is_valid(R.shape[-1], lengths)]
+            self.scale[i] = R.std(correction=0) + 1e-6
+
+    def _responses(self, X, lengths):
+        """(batch, group, kernel, time) for each dilation, of the series and of its differences."""
+        X = X.mT  # (batch, channel, time)
+        D = torch.cat([torch.zeros_like(X[..., :1]), X.diff(dim=2)], dim=2)
+        D = D if lengths is None else D * _is_valid(X.shape[2], lengths)[:, None]
+        kinds = itertools.product(self.dilations, (X, D))
+        for (dilation, Z), weight, mixture in zip(kinds, self.weight, self.mixture, strict=True):
+            R = F.conv1d(mixture @ Z, weight, padding=4 * dilation, dilation=dilation, groups=self.n_groups)
+            yield R.unflatten(1, (self.n_groups, N_COMPETING))
+
+
+def _rounded(X, grid=_GRID):
     """X on a grid, so that its sums do not depend on their order, which changes with the samples beside it.
 
     A threshold is steep: it would magnify the rounding of a response. Gradients pass through.
     """
-    return X + ((X * _GRID).round() / _GRID - X).detach()
+    return X + ((X * grid).round() / grid - X).detach()
+
+
+def _convolved(lines, weight, dilation):
+    """Responses as long as the lines, whatever a CUDA device is allowed to round to in a convolution."""
+
+    def convolve(X):
+        return F.conv1d(X, weight, padding=4 * dilation, dilation=dilation)
+
+    return convolve(lines) if lines.device.type != "cuda" else sum(map(convolve, _in_two(lines)))
+
+
+def _in_two(X):
+    """Two addends of rounded X that TF32 and float16 hold exactly."""
+    coarse = _rounded(X, _COARSE_GRID)
+    return coarse, X - coarse
 
 
 def _dilations(length):
@@ -165,9 +259,14 @@ def _kernels(n_kernels, n_channels):
     for row, places in zip(patterns, itertools.combinations(range(9), 3), strict=True):
         row[list(places)] = 2.0
     rows = torch.cat([torch.randperm(84) for _ in range(-(-n_kernels // 84))])[:n_kernels]
-    n_used = (min(n_channels, 9) ** torch.rand(n_kernels)).round()
-    ranks = torch.rand(n_kernels, n_channels).argsort(dim=1).argsort(dim=1)
-    return patterns[rows][:, None, :] * (ranks < n_used[:, None])[:, :, None]
+    return patterns[rows][:, None, :] * _subsets(n_kernels, n_channels)[:, :, None]
+
+
+def _subsets(n, n_channels):
+    """(n, channel): which channels belong to each of n random subsets, of 1 to 9, small ones more often."""
+    n_used = (min(n_channels, 9) ** torch.rand(n)).round()
+    ranks = torch.rand(n, n_channels).argsort(dim=1).argsort(dim=1)
+    return ranks < n_used[:, None]
 
 
 def _is_valid(n_timesteps, lengths):

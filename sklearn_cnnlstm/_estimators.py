@@ -34,17 +34,23 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from . import _sequences, _training
 from ._bank import FEW_SAMPLES, MOST_PIXELS
-from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, Vote
+from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
+_LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
+_LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
+_KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
+_HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
 
-def auto_sizes(n_samples, sample_shape, target="sample"):
+def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
     """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
+
+    `conv_channels`, where they are given, tell how many blocks there are.
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
     to 8 at a table's size, the side of an image to 4; where each step has a target, time is not pooled. Large images
@@ -56,21 +62,23 @@ def auto_sizes(n_samples, sample_shape, target="sample"):
     is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
     is_image = len(space) >= 2
 
-    if is_map:
+    if conv_channels is not None:
+        pass
+    elif is_map:
         conv_channels = (8, 16)
     elif is_image:
         conv_channels = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
     else:
         conv_channels = (32, 32, 32) if is_small else (64, 64, 64)
-    kernels = (3, 3, 3, 3) if is_image else (9, 5, 3) if is_small else (15, 9, 5)
-    kernel_size = tuple(min(k, 2 * side - 1) for k in kernels[: len(conv_channels)])
+    kernels = (3,) if is_image else (9, 5, 3) if is_small else (15, 9, 5)
+    kernel_size = tuple(min(kernels[min(i, len(kernels) - 1)], 2 * side - 1) for i in range(len(conv_channels)))
     pool_size, length = [], side
     for _ in conv_channels:
         keeps_length = length <= (4 if space else 8 if is_small else 32) or (target == "step" and not space)
         pool_size.append(1 if keeps_length else 2 if length <= 512 else 4)
         length = math.ceil(length / pool_size[-1])
 
-    batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), 32, 128))
+    batch_size = 16 if is_image else int(np.clip(2 ** round(math.log2(n_samples / 64)), _LEAST_BATCH, 128))
     batch_size = min(batch_size, n_samples)
     n_updates = 150 if is_map else 100 if is_small else 400
     max_epochs = min(200, math.ceil(n_updates * batch_size / n_samples))
@@ -103,7 +111,8 @@ class _BaseCNNLSTM(BaseEstimator):
     conv_bank : "auto" or int, default="auto"
         Frozen dilated kernels (MiniRocket's) beside the learned CNN and LSTM, whose answer is solved for by ridge
         regression; 0: none, as ever for targets other than "sample", a single sample and a network that `partial_fit`
-        began. "auto" is none for tables and quantiles too.
+        began. "auto" is none for tables, quantiles and fewer than 10 samples too. `partial_fit` after `fit` trains what
+        is learned and leaves their answer as it was.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -175,7 +184,8 @@ class _BaseCNNLSTM(BaseEstimator):
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
     precision : "auto", "float32", "bfloat16" or "float16", default="auto"
-        Arithmetic of the forward pass: "auto" is bfloat16 on CUDA devices that have it, else float32.
+        Arithmetic of the learned layers: "auto" is bfloat16 for images and volumes on CUDA devices that have it, else
+        float32, in which a model also answers on another kind of device than it was trained on.
     deterministic : bool, default=False
         Whether to keep to algorithms that give the same bits on CUDA too; torch says what it then needs.
     random_state : int, RandomState or None, default=None
@@ -324,6 +334,7 @@ class _BaseCNNLSTM(BaseEstimator):
         """
         self._validate_params()
         with _restored_on_error(self):
+            vars(self).pop("_random_state", None)  # of partial_fit
             goes_on = self.warm_start and hasattr(self, "net_")
             X = self._check_X(X, y, reset=not goes_on)
             y = self._check_y(y, X, reset=not goes_on)
@@ -346,25 +357,26 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _train(self, X, y, weight, index, valid, *, seed, groups=None, goes_on=False):
         """Fit a network to the rows `index` and commit the fitted attributes."""
-        index = _weighted_rows(index, weight)
+        loss_weight = self._loss_weight(y, weight)
+        index = _weighted_rows(index, loss_weight)
         self._resolve(len(index), X.shape[1:], keep_network=goes_on)
         with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
             module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
-            folds = self._readout_folds(y[index], groups if groups is None else np.asarray(groups)[index])
+            folds, held_out = self._readout_folds(y[index], None if groups is None else groups[index])
             train = _training.Samples(
                 X,
                 self._encode(y, module),
-                self._loss_weight(y, weight),
+                loss_weight,
                 index,
                 folds=folds,
-                may_be_held_out=not self.early_stopping_,  # else the best epoch's score would not be the model's
+                held_out=None if self.early_stopping_ else held_out,  # the best epoch's score is to be the model's
             )
             callbacks, valid_samples = [], None
             if valid is not None:
                 X_valid, y_valid, weight_valid, valid_index = valid
-                valid_index = _weighted_rows(valid_index, weight_valid)
-                weight_loss = self._loss_weight(y_valid, weight_valid)
-                valid_samples = _training.Samples(X_valid, self._encode(y_valid, module), weight_loss, valid_index)
+                loss_weight = self._loss_weight(y_valid, weight_valid)
+                valid_index = _weighted_rows(valid_index, loss_weight, "the validation part")
+                valid_samples = _training.Samples(X_valid, self._encode(y_valid, module), loss_weight, valid_index)
                 if self.scoring != "loss":
                     score = self._scorer(X_valid, y_valid, weight_valid, valid_index)
                     callbacks.append(_training.ValidScore(score))
@@ -384,34 +396,39 @@ class _BaseCNNLSTM(BaseEstimator):
             X = self._check_X(X, y, reset=first)
             y = self._check_y(y, X, reset=first, classes=classes)
             weight = self._check_weight(sample_weight, y)
-            index = _weighted_rows(np.arange(len(X)), weight)
+            loss_weight = self._loss_weight(y, weight)
+            index = _weighted_rows(np.arange(len(X)), loss_weight)
             if first:
                 self._resolve(len(index), X.shape[1:])
                 self.early_stopping_, self.max_epochs_, self.conv_bank_ = False, 1, 0
+                self.batch_size_ = _LEAST_BATCH if _is_auto(self.batch_size) else self.batch_size
+            else:
+                net = self.net_.settled(self.device)
+                self.device_ = _training.Device(net.device)
             if first or not hasattr(self, "_random_state"):
                 self._random_state = check_random_state(self.random_state)
-            with _training.training_scope(
-                self.device_, _draw_seed(self._random_state), deterministic=self.deterministic
-            ):
+            seed = _draw_seed(self._random_state)
+            with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
                 if first:
                     net = self._build_net(self._build_network(X, y, weight, index), callbacks=[]).initialize()
                 else:
                     _sequences.read_through(X, index)
-                    net = self.net_.settled(self.device_)
-                train = _training.Samples(X, self._encode(y, net.module_), self._loss_weight(y, weight), index)
+                train = _training.Samples(X, self._encode(y, net.module_), loss_weight, index)
                 net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
             self._count_labels(y[index], reset=first)
-            self._commit(net, goes_on=False)
+            self._commit(net, n_new=1, goes_on=not first)
         return self
 
     def _resolve(self, n_samples, sample_shape, *, keep_network=False):
         """Set `<name>_` for each parameter with an "auto" value."""
-        automatic = auto_sizes(n_samples, sample_shape, self.target)
+        is_given = not _is_auto(self.conv_channels)
+        conv_channels = _as_sizes("conv_channels", self.conv_channels, None) if is_given else None
+        automatic = auto_sizes(n_samples, sample_shape, self.target, conv_channels)
         resolved = {
             name: value if _is_auto(getattr(self, name)) else getattr(self, name) for name, value in automatic.items()
         }
         if not keep_network:
-            self.conv_channels_ = _as_sizes("conv_channels", resolved["conv_channels"], None)
+            self.conv_channels_ = automatic["conv_channels"]
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_ = resolved["hidden_size"]
@@ -427,7 +444,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def _build_network(self, X, y, weight, index):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
-            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(X.shape[1:])}
+            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(len(index), X.shape[1:])}
         network = kind(
             X.shape[1:],
             self._n_outputs(y),
@@ -445,6 +462,8 @@ class _BaseCNNLSTM(BaseEstimator):
             **self._map_settings(X, y),
             **extra,
         )
+        self._set_target_statistics(network, X, y, weight, index)
+        network.start = self._last_value(network, X, y, weight, index)
         mean, std = self._input_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
@@ -453,7 +472,6 @@ class _BaseCNNLSTM(BaseEstimator):
             stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
             some = X[index[::stride]]
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
-        self._set_target_statistics(network, X, y, weight, index)
         return network
 
     def _input_statistics(self, X, index, weight):
@@ -469,6 +487,10 @@ class _BaseCNNLSTM(BaseEstimator):
     def _read(self):
         """A function of rows of X that gives the values to take statistics of."""
         return _sequences.carried_forward if self._missing == "ffill" else np.asarray
+
+    def _last_value(self, network, X, y, weight, index):
+        """Where the network's answers start; None: at nothing that X tells."""
+        return None
 
     def _map_settings(self, X, y):
         """What a network that answers with maps needs to know besides."""
@@ -513,14 +535,14 @@ class _BaseCNNLSTM(BaseEstimator):
 
         return score
 
-    def _commit(self, net, *, best_epoch=None, goes_on=False):
-        history = net.epochs()
+    def _commit(self, net, *, best_epoch=None, n_new=None, goes_on=False):
+        history = net.epochs(n_new)
         trouble = self._trouble(history, best_epoch)
         if trouble:
             warnings.warn(trouble, ConvergenceWarning, stacklevel=4)
         earlier = self.n_epochs_ if goes_on else 0
+        history["epoch"] = earlier + np.arange(1, len(history) + 1)
         if goes_on:
-            history["epoch"] += earlier
             history = pd.concat([self.history_, history], ignore_index=True)
         self.net_ = net
         self.history_ = history
@@ -711,20 +733,26 @@ class _BaseCNNLSTM(BaseEstimator):
         return values.reshape(*where, *self._target_shape, *trailing)
 
     def _readout_folds(self, y, groups):
-        """Row numbers of the parts on which the readout of frozen features is validated: neighbours, whole groups."""
-        if not self.conv_bank_:
-            return None
-        n_folds = 5 if len(y) < 5000 else 3
+        """Row numbers of the parts on which the readout of frozen features is validated, and of one to hold out.
+
+        Parts are neighbours, or as good as that where labels are to be spread evenly; groups are not divided.
+        """
+        if not self.conv_bank_ or len(y) < 2:  # what was solved for earlier stays
+            return None, None
+        folds = self._parts(y, groups, 5 if len(y) < 5000 else 3)
+        return folds, self._parts(y, groups, _HELD_OUT)[-1]
+
+    def _parts(self, y, groups, n_parts):
         labels = self._stratify(y)
         n_groups = 0 if groups is None else len(np.unique(groups))
         if n_groups > 1:
-            return [part for _, part in GroupKFold(min(n_folds, n_groups)).split(y, groups=groups)]
+            return [part for _, part in GroupKFold(min(n_parts, n_groups)).split(y, groups=groups)]
         largest = 0 if labels is None else np.unique(labels, return_counts=True)[1].max()
         if largest < 2:
-            return [part for _, part in KFold(min(n_folds, len(y))).split(y)]
+            return [part for _, part in KFold(min(n_parts, len(y))).split(y)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-            return [part for _, part in StratifiedKFold(min(n_folds, largest)).split(y, labels)]
+            return [part for _, part in StratifiedKFold(min(n_parts, largest)).split(y, labels)]
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -809,9 +837,17 @@ def _channels(numbers):
     return f"channel{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _weighted_rows(index, weight):
-    """The rows that have a say: a sample of weight 0 is as good as absent, also for batch statistics."""
-    return index if weight is None else index[weight[index] > 0]
+def _weighted_rows(index, weight, what="X"):
+    """The rows that have a say: a sample of next to no weight is as good as absent, also for batch statistics."""
+    if weight is None:
+        return index
+    weight = weight[index].reshape(len(index), -1).max(axis=1)
+    if not weight.any():
+        raise ValueError(
+            f"sample_weight, or class_weight for the labels of y, is 0 for all {len(index)} samples of {what}; "
+            "expected at least one that is not."
+        )
+    return index[weight > _LEAST_WEIGHT * weight.max()]
 
 
 def _check_groups(groups, X):
@@ -843,7 +879,7 @@ def _as_sizes(name, value, n_blocks):
     sizes = (value,) * (n_blocks or 1) if isinstance(value, Integral) else tuple(value)
     if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
         raise ValueError(f"{name}={value!r}; expected positive integers, one per block of the CNN.")
-    if n_blocks is not None and len(sizes) < n_blocks:
+    if n_blocks is not None and len(sizes) != (n_blocks or len(sizes)):
         raise ValueError(f"{name}={value!r} has {len(sizes)} entries for {n_blocks} conv_channels; expected as many.")
     return sizes
 
@@ -1265,9 +1301,12 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _encode(self, y, network):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
-    def _bank_settings(self, sample_shape):
-        is_series = len(sample_shape) == 2 and not self._is_table
-        return {"join": Vote, "norm": "batch", "size_jitter": _SIZE_JITTER if is_series else 0.0}
+    def _bank_settings(self, n_samples, sample_shape):
+        settings = {"join": Vote, "norm": "batch"}
+        if len(sample_shape) > 2 or self._is_table:
+            return settings
+        n_groups = 2 * math.ceil(self.conv_bank_ / _KERNELS_OF_TWO_GROUPS) if n_samples <= FEW_SAMPLES else 0
+        return settings | {"size_jitter": _SIZE_JITTER, "n_groups": n_groups}
 
     def _n_outputs(self, y):
         return len(self.classes_)
@@ -1716,7 +1755,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         mean, scale = network.target_statistics()
         return np.nan_to_num(((y - mean) / scale).astype(np.float32))  # where nothing was observed the weight is 0
 
-    def _bank_settings(self, sample_shape):
+    def _bank_settings(self, n_samples, sample_shape):
         return {"join": Blend}
 
     def _n_outputs(self, y):
@@ -1736,6 +1775,25 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             frames = _sequences.last_frames(X, index, read=self._read)[:, np.newaxis, ..., : y.shape[-1]]
             mean, std = _observed_statistics(frames, weight, per_pixel=True)
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
+
+    def _last_value(self, network, X, y, weight, index):
+        """As the last value of a channel, where the change from it varies less than half as much as the target."""
+        if self._target != "sample" or X.ndim != 3 or self._is_table:
+            return None
+        weight = None if weight is None else weight[index]
+        last, y = _sequences.last_values(X, index), y[index]
+        usual, _ = _observed_statistics(last, weight, per_pixel=False)
+        last = np.where(np.isnan(last), usual, last)
+        mean, spread = _observed_statistics(y, weight, per_pixel=False)
+        least, channel, centre = spread / math.sqrt(2), np.full(len(spread), -1), np.zeros(len(spread))
+        for i in range(last.shape[1]):
+            change, spread = _observed_statistics(y - last[:, [i]], weight, per_pixel=False)
+            is_closer = spread < least
+            least[is_closer], channel[is_closer], centre[is_closer] = spread[is_closer], i, (mean - change)[is_closer]
+        if (channel < 0).all():
+            return None
+        _, scale = network.target_statistics()
+        return LastValue(channel, centre, (channel >= 0) / scale, self.quantiles_)
 
     def _loss(self):
         return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")

@@ -64,6 +64,7 @@ class CNNLSTM(nn.Module):
         self.register_buffer("target_mean", torch.zeros(n_outputs))
         self.register_buffer("target_scale", torch.ones(n_outputs))
 
+        self.start = None  # a LastValue, if targets persist
         self.gaps = make_gaps(gaps)
         self.vary = SizeJitter(size_jitter) if size_jitter else nn.Identity()
         seen_shape = (*sample_shape[:-1], n_channels + self.gaps.n_indicators)
@@ -82,6 +83,12 @@ class CNNLSTM(nn.Module):
         """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
         return self.gaps((self.gaps.carried(X) - self.input_mean) / self.input_scale)
 
+    def last_step(self, X, lengths=None):
+        """The last values (batch, *space, channel) of X that are not missing; NaN if all are."""
+        if lengths is not None or self.gaps.are_there:
+            X = CarriedGaps().carried(X)  # NaN is behind the ends, too
+        return X[:, -1].float()
+
     def over_frames(self, cnn):
         return PerFrame(cnn)
 
@@ -97,8 +104,16 @@ class CNNLSTM(nn.Module):
         X, lengths = self.cnn.ragged(zero_behind(X, lengths), lengths)
         return *self.lstm.ragged(X, lengths), lengths
 
-    def forward(self, X, lengths=None):
-        return self.head(self.embed(X, lengths))  # (batch, output)
+    def forward(self, X, lengths=None):  # (batch, output[, quantile])
+        return self.started(self.change(X, lengths), X, lengths)
+
+    def change(self, X, lengths=None):
+        """The answer, measured from where it starts."""
+        return self.head(self.embed(X, lengths))
+
+    def started(self, answer, X, lengths=None):
+        """A change as an answer."""
+        return answer if self.start is None else answer + self.start(self.last_step(X, lengths))
 
     def answers(self, X, lengths=None):
         """What is compared with the targets in training: the output, of a network that is trained as a whole."""
@@ -170,20 +185,20 @@ class MapCNNLSTM(CNNLSTM):
         shape = (horizon, *space, n_outputs)
         self.register_buffer("target_mean", torch.zeros(shape))
         self.register_buffer("target_scale", torch.ones(shape))
-        self.start = LastFrame(shape[1:], quantiles) if from_last_frame else FromNothing()
+        self.last_frame = LastFrame(shape[1:], quantiles) if from_last_frame else FromNothing()
 
     def over_frames(self, cnn):
         return PerPlace(cnn)
 
     def set_frame_statistics(self, mean, scale):
-        self.start.set_statistics(mean, scale)
+        self.last_frame.set_statistics(mean, scale)
 
     def embed(self, X, lengths=None):
         return super().embed(X, lengths).unflatten(0, (len(X), *self.places))  # (batch, *place, feature)
 
     def forward(self, X, lengths=None):
         frame = self.standardise(X)[:, -1]
-        return self.head(self.embed(X, lengths), frame) + self.start(self.gaps.carried(X)[:, -1])
+        return self.head(self.embed(X, lengths), frame) + self.last_frame(self.gaps.carried(X)[:, -1])
 
 
 class MapDecoder(nn.Module):
@@ -241,9 +256,9 @@ class FromNothing(nn.Module):
 class BankCNNLSTM(CNNLSTM):
     """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend."""
 
-    def __init__(self, sample_shape, n_outputs, *, conv_bank, join, hidden_size, **sizes):
+    def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
-        self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators)
+        self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
 
     def features(self, X, lengths=None):
@@ -253,31 +268,28 @@ class BankCNNLSTM(CNNLSTM):
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
-        return self.join(self.learned(X, lengths), features)
+        return self.started(self.join(self.change(X, lengths), features), X, lengths)
 
-    def answers(self, X, lengths=None, features=None, start=None):
+    def answers(self, X, lengths=None, features=None):
         """What is compared with the targets in training, each on its own."""
-        features = self.features(X, lengths) if features is None and start is None else features
-        return self.join.answers(self.learned(X, lengths), features, start)
+        if features is None and self.join.reads_features:
+            features = self.features(X, lengths)
+        changes = self.join.opinions(self.change(X, lengths), features)
+        return [self.started(change, X, lengths) for change in changes]
 
     def opinions(self, X, lengths=None):
         """What the join may trust or not, side by side: (batch, opinion, output[, quantile])."""
-        return torch.stack(self.join.opinions(self.learned(X, lengths), self.features(X, lengths)), dim=1)
+        return torch.stack(self.answers(X, lengths), dim=1)
 
-    def last_values(self):
-        """(feature, slope) for each channel: the number of its last value, and its scale in those of the targets."""
-        scale = self.input_scale.reshape(-1, self.bank.n_channels)[-1]
-        return [(column, scale[i] / self.target_scale) for i, column in enumerate(self.bank.last_columns)]
-
-    def learned(self, X, lengths=None):
-        """What the learned part answers."""
-        return super().forward(X, lengths)
+    def start_of(self, X, lengths=None):
+        """Where the answers start: (batch, output)."""
+        return self.started(torch.zeros(len(X), self.n_outputs, device=X.device), X, lengths)
 
     def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
+        lengths = lengths if lengths is None else torch.as_tensor(lengths)
         X = self.standardise(torch.as_tensor(X))
         if lengths is not None:
-            lengths = torch.as_tensor(lengths)
             X = zero_behind(X, lengths)
         self.bank.calibrate(X, lengths)
 
@@ -288,6 +300,7 @@ NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by wha
 class NoGaps(nn.Module):
     """X has no missing values."""
 
+    are_there = False
     n_indicators = 0
 
     def carried(self, X):  # (batch, time, *space, channel)
@@ -302,6 +315,8 @@ class NoGaps(nn.Module):
 class CarriedGaps(NoGaps):
     """A missing value is the last one before it at its place, or else its channel's mean."""
 
+    are_there = True
+
     def carried(self, X):
         is_nan = X.isnan()
         step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
@@ -313,6 +328,8 @@ class CarriedGaps(NoGaps):
 
 class MarkedGaps(NoGaps):
     """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so."""
+
+    are_there = True
 
     def __init__(self, channels):
         super().__init__()
@@ -512,6 +529,8 @@ class Vote(nn.Module):
     then to be trusted, between 0 and 1, shows on samples left out, unless early stopping chooses the epoch.
     """
 
+    reads_features = True  # in training
+
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.holds_out = bank.of_frames
@@ -535,7 +554,7 @@ class Vote(nn.Module):
         return self.readout(features)
 
     def opinions(self, learned, features):
-        """What may be trusted or not."""
+        """What is trained, each by itself, and may be trusted or not."""
         return learned, self.read(features)
 
     def blend(self, base, opinions, trust):
@@ -545,15 +564,7 @@ class Vote(nn.Module):
         """The trust with the least loss."""
         return trusts[losses.mean(1).argmin()]
 
-    def answers(self, learned, features, start):
-        """What is trained, each on its own."""
-        return self.opinions(learned, features)
-
-    def start_from(self, features, targets, weight, last_values):
-        """The values from which the targets are measured: none."""
-        return 0.0
-
-    def learn(self, features, coefficients, intercept, start):
+    def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
         self.norm.set(features)
@@ -569,19 +580,17 @@ class Vote(nn.Module):
 class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
-    A target that persists, which is to say that its change from the last value of a channel varies less than half as
-    much as it does, is answered by that change. How far the learned network is to be trusted, between 0 and 1, shows on
-    samples that it was not trained on: half, unless they clearly tell otherwise, and if early stopping chooses the
-    epoch.
+    How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on: half,
+    unless they clearly tell otherwise, and if early stopping chooses the epoch.
     """
 
     holds_out = True
+    reads_features = False  # in training
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.median = quantiles.index(0.5) if quantiles else None
         self.readout = FrozenReadout(bank.width, n_outputs)
-        self.start = LastValue(n_outputs)
         self.register_buffer("trust", torch.tensor(0.5))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
@@ -589,16 +598,18 @@ class Blend(nn.Module):
 
     def base(self, features):
         """What is linear in the features."""
-        return self.readout(features) + self.start(features)
+        return self.readout(features)
 
     def opinions(self, learned, features):
-        """What may be trusted or not."""
-        return self.answers(learned, features, self.start(features))
+        """What is trained, and may be trusted or not."""
+        return (learned,)
 
     def blend(self, base, opinions, trust):
         learned = opinions[0]
-        centre = learned if self.median is None else learned[..., self.median]  # other quantiles keep their distance
-        return self._added(learned, (1 - trust) * (base - centre))
+        if self.median is None:
+            return torch.lerp(base, learned, trust)
+        shift = (1 - trust) * (base - learned[..., self.median])  # the other quantiles keep their distance
+        return learned + shift.unsqueeze(-1)
 
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
         """The trust closest to 1/2 whose loss is not clearly more than the least one.
@@ -611,59 +622,29 @@ class Blend(nn.Module):
         is_worse = excess.mean(1) > _TRUST_ERRORS * means.std(1) / _TRUST_PARTS**0.5
         return trusts[(trusts - 0.5).abs().masked_fill(is_worse, torch.inf).argmin()]
 
-    def answers(self, learned, features, start):
-        """What is trained."""
-        return (self._added(learned, self.start(features) if start is None else start),)
-
-    def start_from(self, features, targets, weight, last_values):
-        """The values from which the targets' changes are measured; which these are, further training does not alter."""
-        if not self.start.is_chosen:
-            self.start.choose(features, targets, weight, last_values)
-        return self.start(features)
-
-    def learn(self, features, coefficients, intercept, start):
+    def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(coefficients, intercept)
         self.trust.fill_(0.5)
-        return {"start": start.float()}
-
-    def _added(self, learned, values):
-        return learned + (values if self.median is None else values.unsqueeze(-1))
+        return {}
 
 
 class LastValue(nn.Module):
-    """For each target that persists the last value of a channel, as its features tell it, for the others 0."""
+    """Where the answers start: for a target that persists at the last value of a channel, for others at their mean.
 
-    def __init__(self, n_outputs):
+    `channel`, `centre` and `slope` have an entry per target: a slope of 0 is that of one that does not persist.
+    """
+
+    def __init__(self, channel, centre, slope, quantiles):
         super().__init__()
-        self.is_chosen = False
-        self.register_buffer("feature", torch.zeros(n_outputs, dtype=torch.long))
-        self.register_buffer("slope", torch.zeros(n_outputs))
-        self.register_buffer("shift", torch.zeros(n_outputs))
+        self.register_buffer("channel", torch.as_tensor(channel))
+        self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
+        self.register_buffer("slope", torch.as_tensor(slope, dtype=torch.float32))
+        self.quantile_axis = (1,) if quantiles else ()
 
-    def forward(self, features):
-        feature, slope, shift = (buffer.to(features.device) for buffer in (self.feature, self.slope, self.shift))
-        return features[:, feature].float() * slope + shift
-
-    def choose(self, features, targets, weight, candidates):
-        """Of `candidates` (feature, slope) the one from which each target differs least, if by half of its variance."""
-        _, variance = _moments(targets, weight)
-        least = variance / 2
-        for feature, slope in candidates:
-            mean, variance = _moments(targets - features[:, feature, None].double() * slope.cpu(), weight)
-            is_closer = (variance < least).to(self.slope.device)
-            least = torch.minimum(variance, least)
-            self.feature[is_closer] = feature
-            self.slope[is_closer] = slope[is_closer]
-            self.shift[is_closer] = mean.to(self.shift)[is_closer]
-        self.is_chosen = True
-
-
-def _moments(y, weight):
-    """Mean and variance of each column."""
-    share = torch.full((len(y),), 1 / len(y)).to(y) if weight is None else (weight / weight.sum()).to(y)
-    mean = share @ y
-    return mean, share @ (y - mean) ** 2
+    def forward(self, last):  # (batch, channel) in the user's units, NaN where there is no value
+        start = (last[:, self.channel] - self.centre).nan_to_num(0.0) * self.slope
+        return start.reshape(*start.shape, *self.quantile_axis)
 
 
 class FrozenReadout(nn.Module):

@@ -1,12 +1,14 @@
 """How answers are read off frozen features: ridge regression, its penalty chosen by cross-validation."""
 
+import itertools
+
+import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ._bank import LEAST_SPREAD
 
-_PENALTIES = torch.logspace(-5, 2, 15, dtype=torch.float64)  # for features whose variances add up to 1
-_CHUNK = 2048  # rows in float64 at once
+_PENALTIES = np.logspace(-5, 2, 15)  # for features whose variances add up to 1
+_CHUNK = 2048  # rows in float64 at once, where there are more rows than features
 
 
 def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
@@ -14,11 +16,12 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
 
     `folds` are index tensors; each is predicted by a fit to all other rows. `blocks` are the widths of groups of
     features that stand side by side. Features are standardised and each group gets a share of the variance from one of
-    the `mixes`, that which predicts best together with its penalty. The last groups may have no share in any of them.
+    the `mixes`, that which predicts best together with its penalty. Some groups may have no share in any of them.
     """
-    n_used = max(i for mix in mixes for i, part in enumerate(mix) if part) + 1
-    blocks, mixes, n_features = blocks[:n_used], [mix[:n_used] for mix in mixes], features.shape[1]
-    features = features[:, : sum(blocks)]
+    used = [any(parts) for parts in zip(*mixes, strict=True)]
+    columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
+    blocks, *mixes = (tuple(itertools.compress(values, used)) for values in (blocks, *mixes))
+    n_features, features = features.shape[1], features[:, columns]
     rows = _Rows(features, targets.double(), weight)
     problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
     best = None
@@ -31,7 +34,9 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, weight=None):
     _, coefficients, intercept, predictions = best
     coefficients = coefficients / rows.scale[:, None]
     intercept = intercept - rows.mean @ coefficients
-    return F.pad(coefficients, (0, 0, 0, n_features - len(coefficients))), intercept, predictions
+    all_coefficients = coefficients.new_zeros(n_features, coefficients.shape[1])
+    all_coefficients[columns] = coefficients
+    return all_coefficients, intercept, predictions
 
 
 class _Rows:
@@ -77,7 +82,7 @@ class _BySamples:
         shift, y_mean = K @ share, share @ y
         K = root * (K - shift[:, None] - shift + share @ shift) * root.T
         values, vectors = torch.linalg.eigh(K)
-        penalties = _PENALTIES.to(y.device)[:, None]
+        penalties = torch.as_tensor(_PENALTIES).to(y.device)[:, None]
         damped = 1 / (values.clamp(min=0) + penalties)  # (penalty, eigenvalue)
         kept = penalties * damped  # what M leaves of each eigenvector, but of a constant it leaves nothing
         constant = root / root.norm()
@@ -147,6 +152,6 @@ class _Sums:
         root = share.sqrt()[:, None]
         values, vectors = torch.linalg.eigh(root * (zz - weight * mean[:, None] * mean) * root.T)
         scaled = vectors.T @ (root * (zy - z[:, None] * y_mean))
-        path = scaled / (values.clamp(min=0)[:, None] + _PENALTIES.to(values.device)[:, None, None])
+        path = scaled / (values.clamp(min=0)[:, None] + torch.as_tensor(_PENALTIES).to(values.device)[:, None, None])
         coefficients = root * (vectors @ path)
         return coefficients, y_mean - mean @ coefficients

@@ -455,6 +455,12 @@ def _or_1(total):
     return np.where(total == 0, 1.0, total)
 
 
+def last_values(X, index):
+    """The last values (sample, channel) of the rows `index` of a 3-D X that are not missing, else NaN, in float64."""
+    parts = [carried_forward(np.asarray(X[part]))[:, -1] for part in _blocks(X, index)]  # padding is missing, too
+    return np.concatenate(parts).astype(np.float64)
+
+
 def last_frames(X, index, *, read=np.asarray):
     """The last steps (sample, *space, channel) of the rows `index` of canonical X, in float64."""
     parts = [read(X[part])[:, -1] for part in _blocks(X, index)]

@@ -31,9 +31,8 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
-_HELD_OUT = 6  # one in so many samples shows how far what was trained is to be trusted
-_TRUSTS = torch.linspace(0, 1, 41)
-_FACTORS = torch.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
+_TRUSTS = np.linspace(0, 1, 41)
+_FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
 _PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
@@ -84,8 +83,11 @@ def training_scope(device, seed, *, deterministic=False):
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
     fork = torch.random.fork_rng(devices, device_type=device_type)
-    with _FIT_LOCK, _defaults_of_torch(), fork, _switches(device, deterministic):
-        torch.manual_seed(seed)
+    with _FIT_LOCK, _defaults_of_torch(), fork, _switches(deterministic):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator
+        if devices:
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)
         yield
 
 
@@ -103,25 +105,35 @@ def _defaults_of_torch():
 
 
 @contextlib.contextmanager
-def _switches(device, deterministic):
-    matmul = torch.get_float32_matmul_precision()
+def _switches(deterministic):
     flushed = bool(torch.tensor(1e-39) * 1 == 0)
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
         torch.set_flush_denormal(True)  # denormal gradients make CPU layers many times slower
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32
         if deterministic:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
         torch.set_flush_denormal(flushed)
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
+
+
+@contextlib.contextmanager
+def _tensor_cores(device):
+    """TF32 for the products of matrices on CUDA devices: for training alone, as answers are to be the same after it."""
+    if device.type != "cuda":
+        yield
+        return
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -135,9 +147,9 @@ class Samples(Dataset):
     `sample_weight` has one entry per sample or one per entry of y.
     """
 
-    def __init__(self, X, y, sample_weight=None, index=None, *, folds=None, may_be_held_out=True):
+    def __init__(self, X, y, sample_weight=None, index=None, *, folds=None, held_out=None):
         self.folds = folds  # row numbers that the readout of frozen features is validated on, if the network has one
-        self.may_be_held_out = may_be_held_out
+        self.held_out = held_out  # row numbers that show how far what was trained on the others is to be trusted
         self.base = None  # what the readout predicts of samples that it was not fitted to
         self.known = {}  # what the network need not compute anew for each batch, by the name under which it takes it
         self.index = np.arange(len(X)) if index is None else index
@@ -151,7 +163,7 @@ class Samples(Dataset):
     def part(self, rows, *, known):
         """Some of the samples."""
         part = copy.copy(self)
-        part.index, part.y, part.folds = self.index[rows], self.y[rows], None
+        part.index, part.y, part.folds, part.held_out = self.index[rows], self.y[rows], None, None
         part.weight = None if self.weight is None else self.weight[rows]
         part.base = None if self.base is None else self.base[rows]
         part.known = {name: values[rows] for name, values in known.items()}
@@ -296,14 +308,18 @@ def _to_accelerator(X, index, device):
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    if X.size * 4 > _RESIDENT_SHARE * free:
+    if len(index) * math.prod(X.shape[1:]) * 4 > _RESIDENT_SHARE * free:
         return None
-    if isinstance(X, np.ndarray):
-        return to_batch(X[index], device)
-    resident = to_batch(X[:0], device).new_empty((len(index), *X.shape[1:]))
-    for rows in np.array_split(np.arange(len(index)), math.ceil(X.size * 4 / _CONVERT_BYTES)):
-        resident[rows[0] : rows[-1] + 1] = to_batch(X[index[rows]], device)
-    return resident
+    return _copied(X, index, device)
+
+
+def _copied(X, index, device):
+    """The rows `index` of X on the device, without another copy of them on the way."""
+    copied = to_batch(X[:0], device).new_empty((len(index), *X.shape[1:]))
+    rows = max(1, _CONVERT_BYTES // (4 * math.prod(X.shape[1:])))
+    for start in range(0, len(index), rows):
+        copied[start : start + rows] = to_batch(X[index[start : start + rows]], device)
+    return copied
 
 
 # -- losses --------------------------------------------------------------------------------------------------------
@@ -348,12 +364,12 @@ class SampleLoss(nn.Module):
             return 2.0 * F.one_hot(y, n_outputs) - 1
         return 2 * y - 1 if self.name == "binary_cross_entropy" else y
 
-    def factor(self, output, y):
+    def factor(self, output, y, weight):
         """What to multiply regressed codes by so that they are the best logits."""
         if not self.name.endswith("cross_entropy"):
             return 1.0
-        losses = torch.stack([self(output * factor, y).mean() for factor in _FACTORS.to(output.device)])
-        return float(_FACTORS[losses.argmin()])
+        losses = torch.stack([(self(output * factor, y) * weight).mean() for factor in _FACTORS])
+        return float(_FACTORS[int(losses.argmin())])
 
     def _cross_entropy(self, output, y):
         return F.cross_entropy(output.movedim(-1, 1), y, reduction="none", label_smoothing=self.label_smoothing)
@@ -393,13 +409,15 @@ class TrainingNet(NeuralNet):
     """A skorch net that cuts its batches from arrays by index and reads the loss once per epoch."""
 
     _unpickled = False
+    _trained_on = None  # type of device, once unpickled
     _held_out = None  # samples that are not trained on, which show what the training was worth
-    _n_parts = 1  # in which a batch is computed: more than one after memory has run out
 
-    def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", **kwargs):
+    def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", momentum=None, **kwargs):
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
         self.precision = precision
+        self.momentum = momentum
+        self._n_parts = {True: 1, False: 1}  # of a batch in training or not: more than one after memory has run out
         super().__init__(*args, **kwargs)
 
     # skorch's hooks, in the order in which a fit meets them
@@ -412,8 +430,8 @@ class TrainingNet(NeuralNet):
         ]
         accepted = inspect.signature(self.optimizer).parameters
         options = {"fused": True} if "fused" in accepted else {}
-        if self.optimizer is torch.optim.SGD:
-            options |= {"momentum": 0.9, "nesterov": True}
+        if self.momentum is not None:
+            options |= {"momentum": self.momentum, "nesterov": True}
         self.optimizer_ = self.optimizer(groups, lr=self.lr, **options)
         self.scaler_ = torch.amp.GradScaler(self._device.type, enabled=self.precision == "float16")
         return self
@@ -440,14 +458,15 @@ class TrainingNet(NeuralNet):
             self._solve_readout(train)
             if valid is not None:
                 valid.known = {"features": self._features(valid)}
-            if self.module_.join.holds_out and train.may_be_held_out:
+            if self.module_.join.holds_out and train.held_out is not None:
                 train, self._held_out = self._hold_out(train)
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
         for _ in range(epochs):
             self.notify("on_epoch_begin", **data)
-            self.run_single_epoch(batches, True, "train", self.train_step)
+            with _tensor_cores(self._device):
+                self.run_single_epoch(batches, True, "train", self.train_step)
             self.run_single_epoch(valid_batches, False, "valid", self.validation_step)
             self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
             try:
@@ -486,7 +505,7 @@ class TrainingNet(NeuralNet):
 
     def train_step(self, batch, weight=None, known=None):
         self._set_lr()
-        step = self._backward(batch, weight, known or {})
+        step = self._in_parts(self._backward, batch, weight, known or {}, training=True)
         self.scaler_.unscale_(self.optimizer_)
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
@@ -497,41 +516,49 @@ class TrainingNet(NeuralNet):
         self.scaler_.update()
         return step
 
-    def _backward(self, batch, weight, known):
-        """Gradients of the batch's loss, computed in more and smaller parts when memory runs out."""
+    def _in_parts(self, step, batch, weight, known, *, training):
+        """step(batch, weight, known, n_parts), in more and smaller parts when memory runs out."""
+        most = max(1, len(batch[1]) // 2) if training else len(batch[1])  # batch norm needs two values
         while True:
+            n_parts = min(self._n_parts[training], most)
             try:
-                return self._backward_in_parts(batch, weight, known)
+                return step(batch, weight, known, n_parts)
             except torch.OutOfMemoryError:
-                if self._n_parts >= len(batch[1]):
+                if n_parts == most:
                     raise
-            if self._n_parts == 1:
+            if max(self._n_parts.values()) == 1:
                 warnings.warn(
                     f"Out of memory with {len(batch[1])} samples at once: each batch is now computed in parts whose "
                     "gradients are added up, which is slower.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            self._n_parts = min(2 * self._n_parts, len(batch[1]))
+            self._n_parts[training] = min(2 * n_parts, most)
             _free_memory(self._device)
 
-    def _backward_in_parts(self, batch, weight, known):
+    def _backward(self, batch, weight, known, n_parts):
+        """Gradients of the batch's loss."""
         self.optimizer_.zero_grad()
+        return self._over_parts(batch, weight, known, n_parts, then=lambda loss: self.scaler_.scale(loss).backward())
+
+    def _over_parts(self, batch, weight, known, n_parts, *, then=None):
+        """Loss and outputs of a batch, computed part by part, with each of whose losses something is to be done."""
         X, y = batch
         losses, outputs = [], []
         n_inputs, names = len(_inputs(X)), list(known)
-        for parts in _split((*_inputs(X), y, weight, *known.values()), self._n_parts):
+        for parts in _split((*_inputs(X), y, weight, *known.values()), n_parts):
             inputs, (y_part, weight_part, *known_part) = parts[:n_inputs], parts[n_inputs:]
             step = self._forward((inputs, y_part), weight_part, dict(zip(names, known_part, strict=True)))
             loss = step["loss"] if len(y_part) == len(y) else step["loss"] * (len(y_part) / len(y))
-            self.scaler_.scale(loss).backward()
+            if then is not None:
+                then(loss)
             losses.append(loss.detach())
             outputs.append(step["y_pred"].detach())
         return {"loss": _only(losses, sum), "y_pred": _only(outputs, torch.cat)}
 
     def validation_step(self, batch, weight=None, known=None):
         with torch.no_grad():
-            return self._forward(batch, weight, known or {})
+            return self._in_parts(self._over_parts, batch, weight, known or {}, training=False)
 
     def _forward(self, batch, weight, known):
         X, y = batch
@@ -551,9 +578,9 @@ class TrainingNet(NeuralNet):
     def _solve_readout(self, samples):
         """Read the answers off the frozen features, in closed form, and note what training needs of them."""
         self._set_training(False)
-        module, features = self.module_, self._features(samples)
-        targets, weight = self.criterion.code(samples.y, module.n_outputs).double(), samples.weight
-        start = module.join.start_from(features, targets, weight, module.last_values())
+        module, features, weight = self.module_, self._features(samples), samples.weight
+        targets = self.criterion.code(samples.y, module.n_outputs).double()
+        start = torch.zeros(1) if module.start is None else torch.from_numpy(self._collect(module.start_of, samples.X))
         where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
         coefficients, intercept, predictions = solve_ridge(
             features.to(where),
@@ -563,18 +590,18 @@ class TrainingNet(NeuralNet):
             mixes=module.bank.mixes(len(features)),
             weight=None if weight is None else weight.to(where),
         )
-        factor = self.criterion.factor(predictions.float(), samples.y.to(where))
+        weight = torch.ones(len(samples)) if weight is None else weight
+        factor = self.criterion.factor(predictions.float(), samples.y.to(where), weight.to(where))
         coefficients, intercept, predictions = (
             part.to("cpu") * factor for part in (coefficients, intercept, predictions)
         )
         samples.base = (predictions + start).float()
-        samples.known = module.join.learn(features, coefficients, intercept, start)
+        samples.known = module.join.learn(features, coefficients, intercept)
 
     def _hold_out(self, train):
         """The samples to train on, and those on which it shows how good that was."""
-        rows = train.folds[-1][-math.ceil(len(train) / _HELD_OUT) :]
-        others = np.setdiff1d(np.arange(len(train)), rows)
-        return train.part(others, known=train.known), train.part(rows, known=train.known)
+        others = np.setdiff1d(np.arange(len(train)), train.held_out)
+        return train.part(others, known=train.known), train.part(train.held_out, known=train.known)
 
     def _set_trust(self, samples):
         """Trust what was trained by the loss of some samples that it was not trained on."""
@@ -582,9 +609,10 @@ class TrainingNet(NeuralNet):
         opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
         join = self.module_.join
-        blends = (join.blend(samples.base, opinions, trust) for trust in _TRUSTS)
+        trusts = torch.tensor(_TRUSTS, dtype=torch.float32)
+        blends = (join.blend(samples.base, opinions, trust) for trust in trusts)
         losses = torch.stack([self.criterion_(blend, samples.y) * weight for blend in blends])
-        join.trust.fill_(join.choose(_TRUSTS, losses))
+        join.trust.fill_(join.choose(trusts, losses))
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""
@@ -681,11 +709,21 @@ class TrainingNet(NeuralNet):
             self.initialize_optimizer()
         for group in self.optimizer_.param_groups:
             group["lr"] = lr
-        return self.partial_fit(samples)
+        before = copy.deepcopy((self.module_.state_dict(), self.optimizer_.state_dict()))
+        n_epochs = len(self.history)
+        try:
+            return self.partial_fit(samples)
+        except BaseException:  # as good as never begun
+            self.module_.load_state_dict(before[0])
+            self.optimizer_.load_state_dict(before[1])
+            del self.history[n_epochs:]
+            self._set_training(False)
+            raise
 
-    def epochs(self):
-        """The history as a DataFrame with a row per epoch."""
-        history = pd.DataFrame([{k: v for k, v in row.items() if k != "batches"} for row in self.history])
+    def epochs(self, last=None):
+        """The history, or its `last` rows, as a DataFrame with a row per epoch."""
+        rows = self.history[-(last or 0) :]
+        history = pd.DataFrame([{k: v for k, v in row.items() if k != "batches"} for row in rows])
         scores = [name for name in history if not name.endswith(_BOOKKEEPING) and name not in ("epoch", "lr", "dur")]
         return history[["epoch", *scores, "lr", "dur"]].rename(columns={"dur": "seconds"})
 
@@ -696,6 +734,8 @@ class TrainingNet(NeuralNet):
                 if self._unpickled:
                     with contextlib.suppress(ValueError):
                         self._move(resolve_device(device))
+                    if self._device.type != self._trained_on:
+                        self.precision = "float32"  # which every device has
                     self._unpickled = False
         return self
 
@@ -716,6 +756,7 @@ class TrainingNet(NeuralNet):
             "callbacks_": [],
             "device": "cpu",
             "_unpickled": True,
+            "_trained_on": self._trained_on if self._unpickled else self._device.type,
         }
 
     def __setstate__(self, state):
@@ -784,6 +825,7 @@ def _say_nothing(text):
 
 def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings):
     """A skorch net around a network instance."""
+    momentum = 0.9 if optimizer == "sgd" else None
     optimizer = OPTIMIZERS.get(optimizer, optimizer)
     if not issubclass(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer={optimizer!r}; expected one of {tuple(OPTIMIZERS)} or a torch.optim class.")
@@ -797,6 +839,7 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
         callbacks=callbacks,
         train_split=None,
         verbose=int(verbose > 1),
+        momentum=momentum,
         **settings,
     )
 

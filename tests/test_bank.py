@@ -1,5 +1,7 @@
 """What frozen kernels see, and how answers are read off it."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,11 @@ from sklearn.linear_model import Ridge
 from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
-from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
-from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, KernelBank
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank
+from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, CompetingKernels, KernelBank, _in_two, _rounded
 from sklearn_cnnlstm._network import Blend
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
-from sklearn_cnnlstm._training import Samples
+from sklearn_cnnlstm._training import SampleLoss, Samples, TrainingNet
 
 SHAPES = [(40, 3), (6, 20, 2), (5, 9, 12, 1), (3, 5, 5, 5, 1)]
 
@@ -95,7 +97,7 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
     Z = X - np.average(X, 0, weight)
     Z /= np.sqrt(np.average(Z**2, 0, weight) * n_features)
     best = np.inf
-    for penalty in _PENALTIES.numpy():
+    for penalty in _PENALTIES:
         predictions = np.empty_like(y)
         for fold in folds:
             rows = np.setdiff1d(np.arange(n_samples), fold)
@@ -122,10 +124,61 @@ def test_readout_of_many_series_leaves_the_parts_of_time_alone(n_samples, reads_
     y = np.arange(n_samples) % 2
     steps = np.arange(20) + random.uniform(0, 6, size=(n_samples, 1))
     X = np.sin(steps * np.where(y, 1.0, 1.6)[:, None])[:, :, None] + 0.1 * random.normal(size=(n_samples, 20, 1))
-    module = CNNLSTMClassifier(conv_bank=10, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    module = CNNLSTMRegressor(conv_bank=10, max_epochs=1, random_state=0).fit(X, y).net_.module_
     whole, parts = module.bank.split(module.join.readout.coefficients.T)
     assert whole.any(dim=0)[-50:].any()  # the kernels' 50 shares of all of the time
     assert parts.any() == reads_parts
+
+
+@pytest.mark.parametrize(("n_samples", "competes"), [(100, True), (2001, False)])
+def test_readout_of_few_labelled_series_is_that_of_competing_kernels_alone(n_samples, competes):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(n_samples, 20, 1))
+    module = CNNLSTMClassifier(conv_bank=10, max_epochs=1, random_state=0).fit(X, np.arange(n_samples) % 2).net_.module_
+    *others, last = module.join.readout.coefficients.split(module.bank.blocks)
+    assert (module.bank.competing is not None) == competes
+    assert last.any() == competes
+    assert any(part.any() for part in others) != competes
+
+
+def calibrated_competition(shape, X, lengths=None):
+    torch.manual_seed(0)
+    kernels = CompetingKernels(shape, 4)
+    kernels.calibrate(X, lengths)
+    return kernels
+
+
+def test_competing_kernels_are_hydras(monkeypatch):
+    monkeypatch.setattr(_bank, "_RIVALRY", 1e-6)  # the winner takes all
+    X = torch.randn(5, 40, 3)
+    kernels = calibrated_competition((40, 3), X)
+    changes = np.diff(X.numpy(), axis=1, prepend=X[:, :1].numpy())
+    expected = []
+    for i, (dilation, series) in enumerate(itertools.product(kernels.dilations, (X.numpy(), changes))):
+        padded = np.pad(series, [(0, 0), (4 * dilation, 4 * dilation), (0, 0)])
+        windows = np.stack([padded[:, k * dilation : k * dilation + 40] for k in range(9)], axis=-1)  # n, t, c, 9
+        mixed = np.einsum("gc,ntck->ntgk", kernels.mixture[i].numpy(), windows)
+        R = np.einsum("gjk,ntgk->ntgj", kernels.weight[i].numpy().reshape(2, 8, 9), mixed) / kernels.scale[i].item()
+        greatest = np.where(R.max(axis=-1, keepdims=True) == R, np.maximum(R, 0), 0)
+        least = R.min(axis=-1, keepdims=True) == R
+        expected += [greatest.mean(axis=1).reshape(5, -1), least.mean(axis=1).reshape(5, -1)]
+    np.testing.assert_allclose(kernels(X) ** 2 - 1e-3, np.concatenate(expected, axis=1), atol=2e-3)
+
+
+def test_competing_kernels_see_no_padding_and_no_level():
+    X = torch.randn(4, 50, 3)
+    kernels = calibrated_competition((50, 3), X)
+    lengths = torch.tensor([50, 30, 10, 2])
+    padded = X * (torch.arange(50) < lengths[:, None])[:, :, None]
+    alone = torch.cat([kernels(row[None, :length]) for row, length in zip(X, lengths, strict=True)])
+    torch.testing.assert_close(kernels(padded, lengths), alone, atol=1e-4, rtol=1e-4)
+    assert torch.all(kernels.weight.sum(-1).abs() < 1e-5)
+
+
+def test_gradients_reach_the_input_through_competing_kernels():
+    X = torch.randn(2, 30, 2, dtype=torch.float64)
+    kernels = calibrated_competition((30, 2), X.float()).double()
+    assert torch.autograd.gradcheck(lambda X: kernels(X).sum(1), X.requires_grad_(), atol=1e-4)
 
 
 def test_what_hardly_ever_varied_is_not_magnified():
@@ -228,11 +281,10 @@ def test_best_epochs_validation_loss_is_that_of_the_model():
 def test_warm_start_learns_its_trust_anew_and_keeps_the_meaning_of_its_answers():
     X, y = levels()
     model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, warm_start=True, random_state=0).fit(X, y)
-    module = model.net_.module_
-    module.join.trust.fill_(0.875)
+    model.net_.module_.join.trust.fill_(0.875)
     model.fit(X, X[:, -1, 0])  # which would persist
     assert model.net_.module_.join.trust < 0.1
-    assert not model.net_.module_.join.start.slope.any()
+    assert model.net_.module_.start is None
 
 
 def test_regressor_continues_a_target_that_persists():
@@ -247,7 +299,7 @@ def test_regressor_continues_a_target_that_persists():
     persistence = X_far[:, -1, 1:]
     error = ((model.predict(X_far) - y_far) ** 2).mean()
     assert error < 2 * ((persistence - y_far) ** 2).mean()
-    start = model.net_.module_.join.start(model.net_.module_.features(torch.tensor(X))).numpy()
+    start = model.net_.module_.start_of(torch.tensor(X)).numpy()
     mean, scale = model.net_.module_.target_statistics()
     change = start * scale + mean - X[:, -1, 1:]
     np.testing.assert_allclose(change, np.broadcast_to(change.mean(axis=0), change.shape), atol=0.02)
@@ -272,15 +324,15 @@ def test_samples_of_no_weight_do_not_tell_what_persists():
     y = np.where(np.arange(120) < 60, X[:, -1, 0], random.normal(size=120))
     weight = np.where(np.arange(120) < 60, 1.0, 1e-6)
     model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0)
-    assert model.fit(X, y, sample_weight=weight).net_.module_.join.start.slope.item() > 0
-    assert model.fit(X, y, sample_weight=weight[::-1]).net_.module_.join.start.slope.item() == 0
+    assert model.fit(X, y, sample_weight=weight).net_.module_.start.slope.item() > 0
+    assert model.fit(X, y, sample_weight=weight[::-1]).net_.module_.start is None
 
 
 def test_regressor_starts_from_nothing_where_no_channel_tells():
     random = np.random.default_rng(0)
     X = random.normal(size=(60, 20, 2)).astype(np.float32)
     model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(X, X[:, -1, 0] + 2 * X[:, 3, 1])
-    assert not model.net_.module_.join.start.slope.any()
+    assert model.net_.module_.start is None
 
 
 def test_ridge_takes_the_place_of_the_median_and_quantiles_keep_their_distance():
@@ -374,3 +426,113 @@ def test_columns_in_different_units_are_each_scaled_by_itself():
     models = [CNNLSTMClassifier(max_epochs=2, random_state=0).fit(table, y) for table in (X, X * units)]
     np.testing.assert_allclose(models[0].predict_proba(X), models[1].predict_proba(X * units), atol=1e-3)
     assert CNNLSTMClassifier(max_epochs=1).fit(X[:, :3] * 0 + 1, y).net_.module_.input_mean.shape == (1,)
+
+
+# -- what has a say
+
+
+def three_classes(n=60):
+    """Series of three classes, which differ in their shape."""
+    random = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    X = random.normal(size=(n, 40, 1)) + 2 * np.sin(np.arange(40)[:, None] * (0.3 + 0.4 * y[:, None, None]))
+    return X.astype(np.float32), y
+
+
+def test_class_of_weight_0_is_as_good_as_absent():
+    X, y = three_classes()
+    params = {"conv_bank": 84, "max_epochs": 2, "random_state": 0}
+    weighted = CNNLSTMClassifier(class_weight={0: 1, 1: 1, 2: 0}, **params).fit(X, y)
+    left_out = CNNLSTMClassifier(**params).fit(X, y, sample_weight=(y < 2).astype(float))
+    np.testing.assert_array_equal(weighted.predict_proba(X), left_out.predict_proba(X))
+    kernels = weighted.net_.module_.join.readout.coefficients[weighted.net_.module_.bank.blocks[0] :]
+    assert kernels.isfinite().all()
+    assert weighted.score(X[y < 2], y[y < 2]) > 0.9
+
+
+def test_samples_of_next_to_no_weight_are_left_out():
+    X, y = three_classes()
+    weight = 10.0 ** -np.arange(60)  # the last are less than the least of float32
+    params = {"conv_bank": 20, "max_epochs": 2, "random_state": 0}
+    all_rows = CNNLSTMClassifier(**params).fit(X, y, sample_weight=weight)
+    first_rows = CNNLSTMClassifier(**params).fit(X[:19], y[:19], sample_weight=weight[:19])
+    assert np.isfinite(all_rows.history_["train_loss"]).all()
+    np.testing.assert_allclose(all_rows.predict_proba(X), first_rows.predict_proba(X), atol=1e-4)
+
+
+def test_labels_that_all_have_weight_0_are_refused():
+    X, y = three_classes()
+    model = CNNLSTMClassifier(class_weight={0: 1, 1: 1, 2: 0}, max_epochs=1, random_state=0)
+    expected = model.partial_fit(X, y, classes=[0, 1, 2]).predict_proba(X)
+    ignored = y == 2
+    with pytest.raises(ValueError, match="class_weight for the labels of y, is 0 for all 20 samples of X"):
+        model.partial_fit(X[ignored], y[ignored])
+    with pytest.raises(ValueError, match="is 0 for all 20 samples of the validation part"):
+        model.fit(X, y, X_val=X[ignored], y_val=y[ignored])
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+def test_logits_are_scaled_by_those_that_have_weight():
+    loss = SampleLoss("cross_entropy")
+    output = 0.2 * torch.tensor([[-1.0, 1], [-1, 1], [1, -1], [1, -1]])
+    y = torch.tensor([1, 1, 1, 1])  # the last two are wrong
+    right, all_alike = torch.tensor([1.0, 1, 0, 0]), torch.ones(4)
+    assert loss.factor(output, y, right) == pytest.approx(10**1.3)
+    assert loss.factor(output, y, all_alike) == 1
+
+
+@pytest.mark.parametrize("n_groups", [2, 5, 12])
+def test_what_shows_how_far_to_trust_divides_no_group(n_groups, monkeypatch):
+    random = np.random.default_rng(0)
+    X, groups = random.normal(size=(60, 20, 1)), np.sort(np.arange(60) % n_groups)
+    parts, hold_out = [], TrainingNet._hold_out
+
+    def spy(net, train):
+        parts.extend(hold_out(net, train))
+        return parts
+
+    monkeypatch.setattr(TrainingNet, "_hold_out", spy)
+    CNNLSTMRegressor(conv_bank=10, max_epochs=1, random_state=0).fit(X, random.normal(size=60), groups=groups)
+    trained, held_out = (set(groups[part.index]) for part in parts)
+    assert not trained & held_out
+    assert sum(map(len, parts)) == 60
+    assert len(parts[1]) <= 60 / min(n_groups, 6)
+
+
+def test_what_shows_how_far_to_trust_has_all_classes(monkeypatch):
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(48, 3, 6, 6, 1)), np.sort(np.arange(48) % 4)
+    parts, hold_out = [], TrainingNet._hold_out
+    monkeypatch.setattr(TrainingNet, "_hold_out", lambda *args: parts.extend(hold_out(*args)) or parts)
+    CNNLSTMClassifier(conv_bank=24, max_epochs=1, random_state=0).fit(X, y)
+    assert np.bincount(y[parts[1].index]).tolist() == [2, 2, 2, 2]
+
+
+# -- arithmetic
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_features_are_those_of_float32_under_autocast(shape):
+    X = torch.randn(7, *shape)
+    bank = calibrated_bank(shape, 30, X)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = bank(X)
+    assert torch.equal(features, bank(X))
+
+
+def test_the_addends_of_a_value_are_exact_in_the_arithmetic_of_tensor_cores():
+    X = _rounded(20 * torch.randn(1000).clamp(-1, 1))
+    addends = _in_two(X)
+    assert torch.equal(sum(addends), X)
+    for addend in addends:
+        assert torch.equal(addend.half().float(), addend)  # eleven binary digits, as TF32 has them
+
+
+def test_model_of_many_kernels_learns_in_bfloat16():
+    X, y = three_classes()
+    models = [
+        CNNLSTMClassifier(conv_bank=84, max_epochs=2, precision=precision, random_state=0).fit(X, y)
+        for precision in ("bfloat16", "float32")
+    ]
+    states = [model.net_.module_.join.readout.coefficients for model in models]
+    torch.testing.assert_close(*states)

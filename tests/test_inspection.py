@@ -13,6 +13,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from torch import nn
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm.inspection import (
@@ -26,7 +27,7 @@ from sklearn_cnnlstm.inspection import (
     spatiotemporal_importance,
     summary,
 )
-from sklearn_cnnlstm.inspection._stem import receptive_field
+from sklearn_cnnlstm.inspection._stem import receptive_field, stride
 from sklearn_cnnlstm.inspection._user_form import to_padded
 
 SMALL = {"conv_channels": (4, 6), "kernel_size": 3, "pool_size": 2, "hidden_size": 5, "random_state": 0}
@@ -323,15 +324,19 @@ def test_receptive_field_is_as_far_as_gradients_reach(sizes):
     X = np.random.default_rng(0).normal(size=(8, 128, 1))
     module = regressor(max_epochs=1, **sizes).fit(X, X[:, 0, 0]).net_.module_
     series = torch.from_numpy(X).float().requires_grad_()
-    steps = learned_cnn(module)(series)
+    steps = module.cnn(series)
     steps[:, steps.shape[1] // 2].sum().backward()
     (reached,) = torch.nonzero(series.grad.abs().sum(dim=(0, 2)), as_tuple=True)
     assert receptive_field(module) == reached[-1] - reached[0] + 1
 
 
-def learned_cnn(module):
-    cnn = module.cnn
-    return cnn.cnn if hasattr(cnn, "bank") else cnn
+def test_frozen_backbone_with_strides_has_a_receptive_field_too():
+    def backbone(in_channels, n_spatial):
+        return nn.Sequential(nn.Conv1d(in_channels, 4, 5, stride=2), nn.Conv1d(4, 4, 3)).requires_grad_(False)
+
+    X = np.random.default_rng(0).normal(size=(8, 60, 1))
+    module = classifier(backbone=backbone, max_epochs=1).fit(X, np.arange(8) % 2).net_.module_
+    assert (receptive_field(module), stride(module)) == (9, 2)
 
 
 def test_importance_display_draws_the_means():

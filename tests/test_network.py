@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sklearn_cnnlstm import CNNLSTMClassifier
 from sklearn_cnnlstm._estimators import auto_sizes
 from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, LSTMStack, TimePool
 
@@ -161,3 +163,22 @@ def test_a_table_costs_a_hundred_updates_and_an_lstm_over_few_steps():
         assert math.ceil(n_columns / math.prod(sizes["pool_size"])) <= 8
         assert 100 <= sizes["max_epochs"] * math.ceil(300 / sizes["batch_size"]) <= 110
     assert math.prod(auto_sizes(300, (20, 1), target="step")["pool_size"]) == 1
+
+
+@pytest.mark.parametrize("conv_channels", [8, (8,), (8, 8), (8, 8, 8, 8), (8,) * 6])
+@pytest.mark.parametrize("frame", [(2,), (9, 2), (9, 9, 1)])
+def test_other_numbers_of_blocks_than_the_default_get_kernels_and_pools(conv_channels, frame):
+    X = np.random.default_rng(0).normal(size=(12, 40, *frame))
+    model = CNNLSTMClassifier(conv_channels=conv_channels, conv_bank=0, hidden_size=4, max_epochs=1, random_state=0)
+    model.fit(X, np.arange(12) % 2)
+    n_blocks = len(model.conv_channels_)
+    assert len(model.kernel_size_) == len(model.pool_size_) == n_blocks
+    assert model.predict(X).shape == (12,)
+
+
+def test_as_many_kernels_as_blocks_are_expected():
+    X = np.zeros((12, 40, 2))
+    for n_kernels in (1, 3):
+        model = CNNLSTMClassifier(conv_channels=(8, 8), kernel_size=(3,) * n_kernels)
+        with pytest.raises(ValueError, match=rf"has {n_kernels} entries for 2 conv_channels; expected as many"):
+            model.fit(X, np.arange(12) % 2)

@@ -805,3 +805,58 @@ def test_an_epoch_has_every_sample_once_with_its_own_target():
         assert_array_equal(seen_X[order], X[y.argsort()].astype(np.float32))
         assert_allclose(seen_y[order, 0], (np.sort(y) - y.mean()) / y.std(), rtol=1e-4, atol=1e-5)
         assert not np.array_equal(order, y.argsort())
+
+
+def test_partial_fit_that_is_broken_off_has_never_begun():
+    X, y = slopes()
+    model = classifier().partial_fit(X, y, classes=[0, 1])
+    twin = classifier().partial_fit(X, y, classes=[0, 1])
+    before = weights(model)
+    model.net_.callbacks_.append(("break", Interrupt("batch_end", ctrl_c)))
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        model.partial_fit(X, y)
+    assert_same_weights(model, before)
+    assert model.n_epochs_ == len(model.net_.history) == 1
+    model.net_.callbacks_.pop()
+    model._random_state.seed(0)
+    twin._random_state.seed(0)
+    assert_array_equal(model.partial_fit(X, y).predict_proba(X), twin.partial_fit(X, y).predict_proba(X))
+    assert model.history_["epoch"].tolist() == [1, 2]
+
+
+def test_partial_fit_counts_on_after_warm_starts():
+    X, y = slopes()
+    model = classifier(warm_start=True, max_epochs=3).fit(X, y).fit(X, y).partial_fit(X, y)
+    assert model.n_epochs_ == 7
+    assert model.history_["epoch"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(64, 64), ("auto", 32)])
+def test_first_part_of_a_stream_does_not_tell_the_size_of_later_batches(given, expected):
+    X, y = slopes()
+    model = classifier(batch_size=given).partial_fit(X[:3], y[:3], classes=[0, 1])
+    assert model.batch_size_ == expected
+    assert model.partial_fit(X, y).net_.batch_size == min(48, expected)
+
+
+def test_partial_fit_after_fit_does_not_depend_on_streams_before_it():
+    X, y = slopes()
+    models = [classifier().partial_fit(X, y, classes=[0, 1]), classifier()]
+    first, second = (model.fit(X, y).partial_fit(X, y).predict_proba(X) for model in models)
+    assert_array_equal(first, second)
+
+
+def test_partial_fit_of_a_model_from_another_machine_trains_on_this_one():
+    X, y = slopes()
+    model = classifier().fit(X, y)
+    model.device_ = torch.device("cuda")
+    model = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    assert model.device_ == torch.device("cpu")
+
+
+def test_warm_start_with_one_sample_keeps_what_was_solved_for():
+    X, y = slopes()
+    model = classifier(warm_start=True, conv_bank=10).fit(X, y)
+    before = model.net_.module_.join.readout.coefficients.clone()
+    model.fit(X[:1], y[:1])
+    assert torch.equal(model.net_.module_.join.readout.coefficients, before)

@@ -21,7 +21,7 @@ def _field_and_stride(network):
     for layer in network.modules():
         if isinstance(layer, nn.LSTM):
             break
-        if isinstance(layer, _CONVOLUTIONS | _POOLS) and all(weight.requires_grad for weight in layer.parameters()):
+        if isinstance(layer, _CONVOLUTIONS | _POOLS):
             field += (_last(layer.kernel_size) - 1) * _last(getattr(layer, "dilation", 1)) * stride
             stride *= _last(layer.stride)
     return field, stride
