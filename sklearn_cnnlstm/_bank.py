@@ -22,6 +22,7 @@ _LEAST_SUM = 1e-3  # added to what competing kernels sum up, before its root is 
 _MOST_DEVIATIONS = 10.0  # of a value from its channel's mean
 LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever varied in training is not magnified
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
+_WEIGHT_GRID = 2.0**8  # values per unit of a competing kernel's weights: few enough for TF32
 _COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
 FEW_SAMPLES = 2000  # of more series there are fewer kernels, and mixes without the parts, which are most features
 _MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
@@ -61,6 +62,8 @@ class KernelBank(nn.Module):
     In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
+    fills_gaps = False  # by the last value before them, or sees indicators of them
+
     def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0):
         super().__init__()
         n_timesteps, *space, n_channels = sample_shape
@@ -90,7 +93,6 @@ class KernelBank(nn.Module):
     @_in_float32
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
         lengths = lengths if lengths is None else lengths.to(X.device)
-        competition = [] if self.competing is None else [self.competing(self._series(X), lengths)]
         X = self._maps(X)
         whole, parts = [], []
         for R, threshold, softness in self._responses(X, lengths):
@@ -101,7 +103,8 @@ class KernelBank(nn.Module):
         parts = torch.cat(parts, dim=1).mT
         levels = [self._levels(X, lengths)]
         if self.of_frames:
-            levels.append(self._levels(_changes(X, lengths), lengths))
+            levels.append(self._levels(_differences(X, lengths).abs(), lengths))
+        competition = [] if self.competing is None else [self.competing(X[:, : self.n_channels], lengths)]
         return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1), *competition], dim=1)
 
     def mixes(self, n_samples):
@@ -121,8 +124,9 @@ class KernelBank(nn.Module):
     def calibrate(self, X, lengths=None):
         """Set the thresholds at quantiles of the responses to some training samples, spread over (0, 1)."""
         lengths = lengths if lengths is None else lengths.to(X.device)
+        X = self._maps(X)
         thresholds, deviations = [], []
-        for R, *_ in self._responses(self._maps(X), lengths):
+        for R, *_ in self._responses(X, lengths):
             R = R.transpose(0, 1)  # (kernel, batch, time, pixel)
             R = R.flatten(1) if lengths is None else R[:, _is_valid(R.shape[2], lengths)].flatten(1)
             golden = (torch.arange(1, len(R) * N_THRESHOLDS + 1, device=R.device) * 0.618034) % 1
@@ -132,11 +136,7 @@ class KernelBank(nn.Module):
         self.threshold.copy_(torch.cat(thresholds))
         self.softness.copy_(_SOFTNESS * torch.cat(deviations)[:, None] + 1e-6)
         if self.competing is not None:
-            self.competing.calibrate(self._series(X), lengths)
-
-    def _series(self, X):
-        """Channels (batch, time, channel) of series, cut to what can be trusted."""
-        return X[..., : self.n_channels].clamp(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+            self.competing.calibrate(X[:, : self.n_channels], lengths)
 
     def _maps(self, X):
         """(batch, channel, time, *pixel): values cut to what can be trusted, frames averaged to a moderate size."""
@@ -160,23 +160,56 @@ class KernelBank(nn.Module):
 
     def _levels(self, X, lengths):
         V = _on_grid(X.flatten(3) if X.ndim > 3 else X.unsqueeze(3), self.pixels, self.value_cells)
-        V = V.mT.flatten(1, 2)  # (batch, channel * cell, time)
-        mean = _over_time(V, 1, lengths)
-        variance = _over_time((V - mean) ** 2, 1, lengths)
-        valid = torch.ones_like(V[:, :1], dtype=torch.bool)
-        last = V[:, :, -1:]
-        if lengths is not None:
-            valid = _is_valid(V.shape[2], lengths)[:, None]
-            last = V.gather(2, (lengths - 1)[:, None, None].expand(-1, V.shape[1], 1))
-        least = V.masked_fill(~valid, torch.inf).amin(2, keepdim=True)
-        greatest = V.masked_fill(~valid, -torch.inf).amax(2, keepdim=True)
-        deviation = variance.clamp(min=1e-12).sqrt()
-        steps = _over_time(V, self.n_steps, lengths)
-        return torch.cat([mean, deviation, least, greatest, last, steps], dim=2).flatten(1)
+        return _levels(V.mT.flatten(1, 2), self.n_steps, lengths).flatten(1)  # of each channel in each cell
+
+
+class LevelsFromLast(nn.Module):
+    """Levels of each channel of standardised series (batch, time, channel), measured from its last value.
+
+    They stand in for a KernelBank where the targets are changes from a last value: levels drift, and a forecast is not
+    to depend on where they are.
+    """
+
+    fills_gaps = True
+    of_frames = False
+
+    def __init__(self, sample_shape):
+        super().__init__()
+        n_timesteps, self.n_channels = sample_shape
+        self.n_steps = min(n_timesteps, _MOST_STEPS)
+        self.width = (4 + self.n_steps) * self.n_channels
+        self.blocks = (self.width,)
+
+    def forward(self, X, lengths=None):
+        levels = _levels(X[..., : self.n_channels].mT, self.n_steps, lengths)  # (batch, channel, level)
+        mean, deviation, least, greatest, last, steps = levels.split([1, 1, 1, 1, 1, self.n_steps], dim=2)
+        return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
+
+    def mixes(self, n_samples):
+        return ((1,),)
+
+    def calibrate(self, X, lengths=None):
+        pass
+
+
+def _levels(V, n_steps, lengths):
+    """(batch, row, level) of V (batch, row, time): mean, deviation, least, greatest, last, means of parts of time."""
+    mean = _over_time(V, 1, lengths)
+    variance = _over_time((V - mean) ** 2, 1, lengths)
+    valid = torch.ones_like(V[:, :1], dtype=torch.bool)
+    last = V[:, :, -1:]
+    if lengths is not None:
+        lengths = lengths.to(V.device)
+        valid = _is_valid(V.shape[2], lengths)[:, None]
+        last = V.gather(2, (lengths - 1)[:, None, None].expand(-1, V.shape[1], 1))
+    least = V.masked_fill(~valid, torch.inf).amin(2, keepdim=True)
+    greatest = V.masked_fill(~valid, -torch.inf).amax(2, keepdim=True)
+    deviation = variance.clamp(min=1e-12).sqrt()
+    return torch.cat([mean, deviation, least, greatest, last, _over_time(V, n_steps, lengths)], dim=2)
 
 
 class CompetingKernels(nn.Module):
-    """How much, and how often, each kernel of a group responds most to standardised series (batch, time, channel).
+    """How much, and how often, each kernel of a group responds most to standardised series (batch, channel, time).
 
     The kernels are Hydra's (Dempster et al., Data Mining and Knowledge Discovery 37, 2023): of length 9 and random
     weights, in groups of eight, half of the groups on the series and half on its differences, each on the sum of a
@@ -192,13 +225,15 @@ class CompetingKernels(nn.Module):
         self.n_groups = n_groups // 2  # on the series, and as many on its differences
         n_kinds = 2 * len(self.dilations)
         weight = torch.randn(n_kinds, self.n_groups * N_COMPETING, 1, 9)
-        self.register_buffer("weight", weight - weight.mean(-1, keepdim=True))
+        weight = _rounded(weight - weight.mean(-1, keepdim=True), _WEIGHT_GRID)
+        weight[..., -1] -= weight.sum(-1)  # 0 after rounding, too: no level is seen
+        self.register_buffer("weight", weight)
         subsets = _subsets(n_kinds * self.n_groups, n_channels)
         self.register_buffer("mixture", subsets.float().view(n_kinds, self.n_groups, n_channels))
         self.register_buffer("scale", torch.ones(n_kinds))
         self.width = 2 * n_kinds * self.n_groups * N_COMPETING
 
-    def forward(self, X, lengths=None):  # (batch, time, channel)
+    def forward(self, X, lengths=None):  # (batch, channel, time)
         means = []
         for R, scale in zip(self._responses(X, lengths), self.scale, strict=True):
             R = R / scale
@@ -215,12 +250,10 @@ class CompetingKernels(nn.Module):
 
     def _responses(self, X, lengths):
         """(batch, group, kernel, time) for each dilation, of the series and of its differences."""
-        X = X.mT  # (batch, channel, time)
-        D = torch.cat([torch.zeros_like(X[..., :1]), X.diff(dim=2)], dim=2)
-        D = D if lengths is None else D * _is_valid(X.shape[2], lengths)[:, None]
+        D = _differences(X, lengths)
         kinds = itertools.product(self.dilations, (X, D))
         for (dilation, Z), weight, mixture in zip(kinds, self.weight, self.mixture, strict=True):
-            R = F.conv1d(mixture @ Z, weight, padding=4 * dilation, dilation=dilation, groups=self.n_groups)
+            R = _convolved(mixture @ Z, weight, dilation, groups=self.n_groups)
             yield R.unflatten(1, (self.n_groups, N_COMPETING))
 
 
@@ -232,11 +265,11 @@ def _rounded(X, grid=_GRID):
     return X + ((X * grid).round() / grid - X).detach()
 
 
-def _convolved(lines, weight, dilation):
+def _convolved(lines, weight, dilation, groups=1):
     """Responses as long as the lines, whatever a CUDA device is allowed to round to in a convolution."""
 
     def convolve(X):
-        return F.conv1d(X, weight, padding=4 * dilation, dilation=dilation)
+        return F.conv1d(X, weight, padding=4 * dilation, dilation=dilation, groups=groups)
 
     return convolve(lines) if lines.device.type != "cuda" else sum(map(convolve, _in_two(lines)))
 
@@ -281,9 +314,9 @@ def _movements(X, lengths):
     return (X - mean) * _like(_is_valid(X.shape[2], lengths), X)
 
 
-def _changes(X, lengths):
-    """Absolute differences between steps, 0 for the first one and behind the end."""
-    D = torch.cat([torch.zeros_like(X[:, :, :1]), X.diff(dim=2).abs()], dim=2)
+def _differences(X, lengths):
+    """Differences between steps of X (batch, channel, time, *pixel), 0 for the first one and behind the end."""
+    D = torch.cat([torch.zeros_like(X[:, :, :1]), X.diff(dim=2)], dim=2)
     return D if lengths is None else D * _like(_is_valid(X.shape[2], lengths), X)
 
 

@@ -109,10 +109,10 @@ class _BaseCNNLSTM(BaseEstimator):
     """What the classifier and the regressor share: everything but the meaning of y.
 
     conv_bank : "auto" or int, default="auto"
-        Frozen dilated kernels (MiniRocket's) beside the learned CNN and LSTM, whose answer is solved for by ridge
-        regression; 0: none, as ever for targets other than "sample", a single sample and a network that `partial_fit`
-        began. "auto" is none for tables, quantiles and fewer than 10 samples too. `partial_fit` after `fit` trains what
-        is learned and leaves their answer as it was.
+        Frozen dilated kernels (MiniRocket's, for a classifier of up to 2000 series Hydra's too) beside the learned CNN
+        and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
+        single sample and a network that `partial_fit` began. "auto" is none for tables, quantiles and fewer than 10
+        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -463,7 +463,7 @@ class _BaseCNNLSTM(BaseEstimator):
             **extra,
         )
         self._set_target_statistics(network, X, y, weight, index)
-        network.start = self._last_value(network, X, y, weight, index)
+        network.start_from(self._last_value(network, X, y, weight, index), X.shape[1:])
         mean, std = self._input_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ._bank import LEAST_SPREAD, KernelBank
+from ._bank import LEAST_SPREAD, KernelBank, LevelsFromLast
 
 POOLINGS = ("last", "mean", "max", "attention")
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
@@ -110,6 +110,10 @@ class CNNLSTM(nn.Module):
     def change(self, X, lengths=None):
         """The answer, measured from where it starts."""
         return self.head(self.embed(X, lengths))
+
+    def start_from(self, start, sample_shape):
+        """Let the answers start at a LastValue, None: at the mean of the targets."""
+        self.start = start
 
     def started(self, answer, X, lengths=None):
         """A change as an answer."""
@@ -261,8 +265,16 @@ class BankCNNLSTM(CNNLSTM):
         self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
 
+    def start_from(self, start, sample_shape):
+        super().start_from(start, sample_shape)
+        if start is not None and start.is_all:
+            self.bank = LevelsFromLast(sample_shape)
+            self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
+
     def features(self, X, lengths=None):
         """What the frozen kernels see in X: (batch, feature)."""
+        if self.bank.fills_gaps:
+            X = CarriedGaps().carried(X)
         X = self.standardise(X)
         return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
 
@@ -640,6 +652,7 @@ class LastValue(nn.Module):
         self.register_buffer("channel", torch.as_tensor(channel))
         self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
         self.register_buffer("slope", torch.as_tensor(slope, dtype=torch.float32))
+        self.is_all = bool((self.slope != 0).all())
         self.quantile_axis = (1,) if quantiles else ()
 
     def forward(self, last):  # (batch, channel) in the user's units, NaN where there is no value
