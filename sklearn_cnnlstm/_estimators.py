@@ -34,12 +34,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from . import _sequences, _training
 from ._bank import FEW_SAMPLES, MOST_PIXELS
-from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, Vote
+from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, Squash, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
 _KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
+_SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
@@ -468,11 +469,15 @@ class _BaseCNNLSTM(BaseEstimator):
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
+        stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
+        some = X[index[::stride]]
+        self._set_squash(network, self._read(some))
         if self.conv_bank_:
-            stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
-            some = X[index[::stride]]
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         return network
+
+    def _set_squash(self, network, some):
+        """Some channels may be better seen on another scale, as some samples tell."""
 
     def _input_statistics(self, X, index, weight):
         """Mean and deviation of each channel; of each column of a table whose columns differ in unit."""
@@ -1775,6 +1780,15 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             frames = _sequences.last_frames(X, index, read=self._read)[:, np.newaxis, ..., : y.shape[-1]]
             mean, std = _observed_statistics(frames, weight, per_pixel=True)
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
+
+    def _set_squash(self, network, some):
+        """Skewed channels of series."""
+        if some.ndim != 3 or self._is_table:
+            return
+        standardised = (some - network.input_mean.numpy()) / network.input_scale.numpy()
+        skewness = np.nan_to_num(_observed_statistics(standardised**3, None, per_pixel=False)[0])
+        if (np.abs(skewness) > _SKEWED).any():
+            network.squash = Squash(np.abs(skewness) > _SKEWED)
 
     def _last_value(self, network, X, y, weight, index):
         """As the last value of a channel, where the change from it varies less than half as much as the target."""

@@ -65,6 +65,7 @@ class CNNLSTM(nn.Module):
         self.register_buffer("target_scale", torch.ones(n_outputs))
 
         self.start = None  # a LastValue, if targets persist
+        self.squash = nn.Identity()
         self.gaps = make_gaps(gaps)
         self.vary = SizeJitter(size_jitter) if size_jitter else nn.Identity()
         seen_shape = (*sample_shape[:-1], n_channels + self.gaps.n_indicators)
@@ -81,7 +82,7 @@ class CNNLSTM(nn.Module):
 
     def standardise(self, X):
         """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
-        return self.gaps((self.gaps.carried(X) - self.input_mean) / self.input_scale)
+        return self.gaps(self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale))
 
     def last_step(self, X, lengths=None):
         """The last values (batch, *space, channel) of X that are not missing; NaN if all are."""
@@ -358,6 +359,17 @@ def make_gaps(gaps):
     if gaps is None or len(gaps) == 0:
         return NoGaps()
     return CarriedGaps() if isinstance(gaps, str) else MarkedGaps(gaps)
+
+
+class Squash(nn.Module):
+    """Standardised values of skewed channels, as those of rain or of prices, on a scale that is logarithmic far out."""
+
+    def __init__(self, is_skewed):
+        super().__init__()
+        self.register_buffer("is_skewed", torch.as_tensor(is_skewed))
+
+    def forward(self, X):  # (..., channel), about as far from 0 afterwards
+        return torch.where(self.is_skewed, (2 * X).asinh(), X)
 
 
 class SizeJitter(nn.Module):

@@ -11,7 +11,7 @@ from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank
-from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, CompetingKernels, KernelBank, _in_two, _rounded
+from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, CompetingKernels, KernelBank, LevelsFromLast, _in_two, _rounded
 from sklearn_cnnlstm._network import Blend
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
 from sklearn_cnnlstm._training import SampleLoss, Samples, TrainingNet
@@ -538,3 +538,91 @@ def test_model_of_many_kernels_learns_in_bfloat16():
     ]
     states = [model.net_.module_.join.readout.coefficients for model in models]
     torch.testing.assert_close(*states)
+
+
+# -- what a forecast reads
+
+
+def walks(n=500, seed=0):
+    """Windows of a random walk beside noise, and the walk's next two values."""
+    random = np.random.default_rng(seed)
+    series = np.stack([random.normal(size=n + 22), random.normal(size=n + 22).cumsum()], axis=1)
+    X = np.stack([series[i : i + 20] for i in range(n)]).astype(np.float32)
+    return X, np.stack([series[i + 20 : i + 22, 1] for i in range(n)])
+
+
+def test_levels_from_the_last_value_do_not_depend_on_where_they_are():
+    X, _ = walks(40)
+    bank = LevelsFromLast((20, 2))
+    features = bank(torch.tensor(X))
+    assert features.shape == (40, bank.width)
+    torch.testing.assert_close(bank(torch.tensor(X + np.float32([3, -7]))), features, atol=1e-4, rtol=1e-4)
+    lengths = torch.tensor([20, 9, 1] + [20] * 37)
+    padded = torch.tensor(X) * (torch.arange(20) < lengths[:, None])[:, :, None]
+    alone = torch.cat([bank(torch.tensor(x[None, :length])) for x, length in zip(X, lengths, strict=True)])
+    torch.testing.assert_close(bank(padded, lengths), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_readout_of_changes_is_ridge_on_levels_from_the_last_value():
+    X, y = walks()
+    module = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    assert isinstance(module.bank, LevelsFromLast)
+    module.join.trust.fill_(0.0)
+    with torch.no_grad():
+        answer, features = module(torch.tensor(X)), module.features(torch.tensor(X))
+    change = (answer - module.start_of(torch.tensor(X))).numpy()
+    known = np.c_[features.numpy(), np.ones(len(X))]
+    assert np.abs(change - known @ np.linalg.lstsq(known, change, rcond=None)[0]).max() < 1e-4
+    assert module.start.channel.tolist() == [1, 1]
+
+
+def test_kernels_stay_where_not_all_targets_persist():
+    X, y = walks()
+    y[:, 1] = X[:, :, 0].max(axis=1)
+    module = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    assert isinstance(module.bank, KernelBank)
+    assert (module.start.slope != 0).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("missing", ["mask", "ffill"])
+def test_forecast_starts_from_the_last_value_observed(missing):
+    X, y = walks()
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, missing=missing, random_state=0)
+    X_gappy = X.copy()
+    X_gappy[::7, -3:, 1] = np.nan
+    module = model.fit(X_gappy, y).net_.module_
+    mean, scale = module.target_statistics()
+    start = module.start_of(torch.tensor(X_gappy)).numpy() * scale + mean
+    expected = np.where(np.arange(500) % 7 == 0, X[:, -4, 1], X[:, -1, 1])
+    assert np.ptp(start[:, 0] - expected) < 1e-3
+    assert ((model.predict(X_gappy) - y) ** 2).mean() < 1.5 * ((np.c_[expected, expected] - y) ** 2).mean()
+
+
+def test_forecast_of_ragged_windows_starts_from_their_ends():
+    X, y = walks(200)
+    ragged = [x[i % 5 :] for i, x in enumerate(X)]
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(ragged, y)
+    expected = ((X[:, -1:, 1] - y) ** 2).mean()
+    assert ((model.predict(ragged) - y) ** 2).mean() < 1.3 * expected
+    np.testing.assert_allclose(model.predict(ragged)[:7], model.predict(ragged[:7]), atol=1e-4)
+
+
+def test_skewed_channels_are_squashed_and_others_are_not():
+    random = np.random.default_rng(0)
+    X = np.stack([random.normal(size=(200, 20)), random.exponential(size=(200, 20)) ** 2], axis=2)
+    module = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(X, X.mean(axis=(1, 2))).net_.module_
+    assert module.squash.is_skewed.tolist() == [False, True]
+    standardised = (X - X.mean(axis=(0, 1))) / X.std(axis=(0, 1))
+    standardised[..., 1] = np.arcsinh(2 * standardised[..., 1])
+    np.testing.assert_allclose(module.standardise(torch.tensor(X)).numpy(), standardised, atol=1e-4)
+
+
+def test_skewness_counts_values_alone():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(60, 20, 2))
+    X[::3, 15:] = np.nan
+    X[1, 3, 0] = np.nan
+    module = (
+        CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(X, np.nanmean(X, axis=(1, 2))).net_.module_
+    )
+    assert isinstance(module.squash, torch.nn.Identity)
