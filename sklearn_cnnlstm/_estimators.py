@@ -464,20 +464,19 @@ class _BaseCNNLSTM(BaseEstimator):
             **extra,
         )
         self._set_target_statistics(network, X, y, weight, index)
-        network.start_from(self._last_value(network, X, y, weight, index), X.shape[1:])
         mean, std = self._input_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
-        stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
-        some = X[index[::stride]]
-        self._set_squash(network, self._read(some))
         if self.conv_bank_:
+            stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
+            some = X[index[::stride]]
+            self._suit_to_data(network, X, y, weight, index, some)
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         return network
 
-    def _set_squash(self, network, some):
-        """Some channels may be better seen on another scale, as some samples tell."""
+    def _suit_to_data(self, network, X, y, weight, index, some):
+        """What data tell of a network with a bank, on which scale to see them and where to start: here nothing."""
 
     def _input_statistics(self, X, index, weight):
         """Mean and deviation of each channel; of each column of a table whose columns differ in unit."""
@@ -492,10 +491,6 @@ class _BaseCNNLSTM(BaseEstimator):
     def _read(self):
         """A function of rows of X that gives the values to take statistics of."""
         return _sequences.carried_forward if self._missing == "ffill" else np.asarray
-
-    def _last_value(self, network, X, y, weight, index):
-        """Where the network's answers start; None: at nothing that X tells."""
-        return None
 
     def _map_settings(self, X, y):
         """What a network that answers with maps needs to know besides."""
@@ -1781,21 +1776,21 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             mean, std = _observed_statistics(frames, weight, per_pixel=True)
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
 
-    def _set_squash(self, network, some):
-        """Skewed channels of series."""
-        if some.ndim != 3 or self._is_table:
+    def _suit_to_data(self, network, X, y, weight, index, some):
+        """Squash skewed channels of series, and let targets that persist start from the last value of one."""
+        if X.ndim != 3 or self._is_table:
             return
-        standardised = (some - network.input_mean.numpy()) / network.input_scale.numpy()
-        skewness = np.nan_to_num(_observed_statistics(standardised**3, None, per_pixel=False)[0])
+        standardised = (self._read(some) - network.input_mean.numpy()) / network.input_scale.numpy()
+        skewness, _ = _observed_statistics(standardised**3, None, per_pixel=False)
         if (np.abs(skewness) > _SKEWED).any():
             network.squash = Squash(np.abs(skewness) > _SKEWED)
+        start = self._last_value(network, X, y[index], None if weight is None else weight[index], index)
+        if start is not None:
+            network.start_from(start, X.shape[1:])
 
     def _last_value(self, network, X, y, weight, index):
-        """As the last value of a channel, where the change from it varies less than half as much as the target."""
-        if self._target != "sample" or X.ndim != 3 or self._is_table:
-            return None
-        weight = None if weight is None else weight[index]
-        last, y = _sequences.last_values(X, index), y[index]
+        """The last value of a channel from which the change of a target varies less than half as much as the target."""
+        last = _sequences.last_values(X, index)
         usual, _ = _observed_statistics(last, weight, per_pixel=False)
         last = np.where(np.isnan(last), usual, last)
         mean, spread = _observed_statistics(y, weight, per_pixel=False)

@@ -64,7 +64,6 @@ class CNNLSTM(nn.Module):
         self.register_buffer("target_mean", torch.zeros(n_outputs))
         self.register_buffer("target_scale", torch.ones(n_outputs))
 
-        self.start = None  # a LastValue, if targets persist
         self.squash = nn.Identity()
         self.gaps = make_gaps(gaps)
         self.vary = SizeJitter(size_jitter) if size_jitter else nn.Identity()
@@ -84,12 +83,6 @@ class CNNLSTM(nn.Module):
         """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
         return self.gaps(self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale))
 
-    def last_step(self, X, lengths=None):
-        """The last values (batch, *space, channel) of X that are not missing; NaN if all are."""
-        if lengths is not None or self.gaps.are_there:
-            X = CarriedGaps().carried(X)  # NaN is behind the ends, too
-        return X[:, -1].float()
-
     def over_frames(self, cnn):
         return PerFrame(cnn)
 
@@ -105,20 +98,8 @@ class CNNLSTM(nn.Module):
         X, lengths = self.cnn.ragged(zero_behind(X, lengths), lengths)
         return *self.lstm.ragged(X, lengths), lengths
 
-    def forward(self, X, lengths=None):  # (batch, output[, quantile])
-        return self.started(self.change(X, lengths), X, lengths)
-
-    def change(self, X, lengths=None):
-        """The answer, measured from where it starts."""
-        return self.head(self.embed(X, lengths))
-
-    def start_from(self, start, sample_shape):
-        """Let the answers start at a LastValue, None: at the mean of the targets."""
-        self.start = start
-
-    def started(self, answer, X, lengths=None):
-        """A change as an answer."""
-        return answer if self.start is None else answer + self.start(self.last_step(X, lengths))
+    def forward(self, X, lengths=None):
+        return self.head(self.embed(X, lengths))  # (batch, output[, quantile])
 
     def answers(self, X, lengths=None):
         """What is compared with the targets in training: the output, of a network that is trained as a whole."""
@@ -259,16 +240,21 @@ class FromNothing(nn.Module):
 
 
 class BankCNNLSTM(CNNLSTM):
-    """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend."""
+    """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend.
+
+    Both answer with changes from a LastValue where targets persist.
+    """
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
         self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
+        self.start = None
 
     def start_from(self, start, sample_shape):
-        super().start_from(start, sample_shape)
-        if start is not None and start.is_all:
+        """Let the answers start at a LastValue, whose changes are told by levels if that is so of all targets."""
+        self.start = start
+        if start.is_all:
             self.bank = LevelsFromLast(sample_shape)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
@@ -281,22 +267,32 @@ class BankCNNLSTM(CNNLSTM):
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
-        return self.started(self.join(self.change(X, lengths), features), X, lengths)
+        return self.started(self.join(super().forward(X, lengths), features), X, lengths)
 
     def answers(self, X, lengths=None, features=None):
         """What is compared with the targets in training, each on its own."""
         if features is None and self.join.reads_features:
             features = self.features(X, lengths)
-        changes = self.join.opinions(self.change(X, lengths), features)
+        changes = self.join.opinions(super().forward(X, lengths), features)
         return [self.started(change, X, lengths) for change in changes]
 
     def opinions(self, X, lengths=None):
         """What the join may trust or not, side by side: (batch, opinion, output[, quantile])."""
         return torch.stack(self.answers(X, lengths), dim=1)
 
+    def started(self, answer, X, lengths=None):
+        """A change as an answer."""
+        return answer if self.start is None else answer + self.start(self.last_step(X, lengths))
+
     def start_of(self, X, lengths=None):
         """Where the answers start: (batch, output)."""
         return self.started(torch.zeros(len(X), self.n_outputs, device=X.device), X, lengths)
+
+    def last_step(self, X, lengths=None):
+        """The last values (batch, channel) that are not missing; NaN if all are."""
+        if lengths is not None or self.gaps.are_there:
+            X = CarriedGaps().carried(X)  # NaN is behind the ends, too
+        return X[:, -1].float()
 
     def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
