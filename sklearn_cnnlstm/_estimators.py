@@ -1777,16 +1777,21 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
 
     def _suit_to_data(self, network, X, y, weight, index, some):
-        """Squash skewed channels of series, and let targets that persist start from the last value of one."""
+        """Let targets of series that persist start from the last value of a channel, and squash skewed channels.
+
+        Of many samples the network learns what their tails are worth, unless they are to tell changes.
+        """
         if X.ndim != 3 or self._is_table:
+            return
+        start = self._last_value(network, X, y[index], None if weight is None else weight[index], index)
+        if start is not None:
+            network.start_from(start, X.shape[1:])
+        elif len(index) > FEW_SAMPLES:
             return
         standardised = (self._read(some) - network.input_mean.numpy()) / network.input_scale.numpy()
         skewness, _ = _observed_statistics(standardised**3, None, per_pixel=False)
         if (np.abs(skewness) > _SKEWED).any():
             network.squash = Squash(np.abs(skewness) > _SKEWED)
-        start = self._last_value(network, X, y[index], None if weight is None else weight[index], index)
-        if start is not None:
-            network.start_from(start, X.shape[1:])
 
     def _last_value(self, network, X, y, weight, index):
         """The last value of a channel from which the change of a target varies less than half as much as the target."""
