@@ -40,6 +40,7 @@ _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of resp
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
 _KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
+_TOLD = 0.25  # of a change's variance by the last value, from which on levels are no more measured from it
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
@@ -1798,16 +1799,23 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         last = _sequences.last_values(X, index)
         usual, _ = _observed_statistics(last, weight, per_pixel=False)
         last = np.where(np.isnan(last), usual, last)
+        _, of_last = _observed_statistics(last, weight, per_pixel=False)
         mean, spread = _observed_statistics(y, weight, per_pixel=False)
         least, channel, centre = spread / math.sqrt(2), np.full(len(spread), -1), np.zeros(len(spread))
+        told = np.ones(len(spread))  # share of the change's variance that the last value tells
         for i in range(last.shape[1]):
             change, spread = _observed_statistics(y - last[:, [i]], weight, per_pixel=False)
+            together, _ = _observed_statistics((y - last[:, [i]]) * (last[:, [i]] - usual[i]), weight, per_pixel=False)
             is_closer = spread < least
             least[is_closer], channel[is_closer], centre[is_closer] = spread[is_closer], i, (mean - change)[is_closer]
+            told[is_closer] = (
+                together[is_closer] / np.maximum(spread[is_closer] * of_last[i], np.finfo(float).tiny)
+            ) ** 2
         if (channel < 0).all():
             return None
         _, scale = network.target_statistics()
-        return LastValue(channel, centre, (channel >= 0) / scale, self.quantiles_)
+        is_change = bool((told < _TOLD).all())
+        return LastValue(channel, centre, (channel >= 0) / scale, self.quantiles_, is_change=is_change)
 
     def _loss(self):
         return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")

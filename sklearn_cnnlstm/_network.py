@@ -252,9 +252,9 @@ class BankCNNLSTM(CNNLSTM):
         self.start = None
 
     def start_from(self, start, sample_shape):
-        """Let the answers start at a LastValue, whose changes are told by levels if that is so of all targets."""
+        """Let the answers start at a LastValue; changes are read off levels that are measured from it."""
         self.start = start
-        if start.is_all:
+        if start.is_change:
             self.bank = LevelsFromLast(sample_shape)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
@@ -654,14 +654,15 @@ class LastValue(nn.Module):
     """Where the answers start: for a target that persists at the last value of a channel, for others at their mean.
 
     `channel`, `centre` and `slope` have an entry per target: a slope of 0 is that of one that does not persist.
+    `is_change`: all targets persist, and where the last value is tells little of their changes.
     """
 
-    def __init__(self, channel, centre, slope, quantiles):
+    def __init__(self, channel, centre, slope, quantiles, *, is_change):
         super().__init__()
         self.register_buffer("channel", torch.as_tensor(channel))
         self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
         self.register_buffer("slope", torch.as_tensor(slope, dtype=torch.float32))
-        self.is_all = bool((self.slope != 0).all())
+        self.is_change = is_change
         self.quantile_axis = (1,) if quantiles else ()
 
     def forward(self, last):  # (batch, channel) in the user's units, NaN where there is no value

@@ -584,6 +584,17 @@ def test_kernels_stay_where_not_all_targets_persist():
     assert (module.start.slope != 0).tolist() == [True, False]
 
 
+def test_kernels_and_levels_stay_where_the_last_value_tells_the_change():
+    X, _ = walks()
+    X -= X[:, :1]
+    y = 2 * X[:, -1, 1]  # as in another unit
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X[:400], y[:400])
+    module = model.net_.module_
+    assert isinstance(module.bank, KernelBank)
+    module.join.trust.fill_(0.0)
+    assert model.score(X[400:], y[400:]) > 0.97
+
+
 @pytest.mark.parametrize("missing", ["mask", "ffill"])
 def test_forecast_starts_from_the_last_value_observed(missing):
     X, y = walks()
