@@ -1,5 +1,6 @@
 """What frozen kernels see in a sequence: the shares of time and space in which their responses are above thresholds."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -37,7 +38,9 @@ def _in_float32(method):
 
     @functools.wraps(method)
     def wrapped(self, X, *args, **keywords):
-        with torch.autocast(X.device.type, enabled=False):
+        device = X.device.type
+        can_cast = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if can_cast else contextlib.nullcontext():
             return method(self, X, *args, **keywords)
 
     return wrapped

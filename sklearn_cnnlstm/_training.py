@@ -580,7 +580,7 @@ class TrainingNet(NeuralNet):
         self._set_training(False)
         module, features, weight = self.module_, self._features(samples), samples.weight
         targets = self.criterion.code(samples.y, module.n_outputs).double()
-        start = torch.zeros(1) if module.start is None else torch.from_numpy(self._collect(module.start_of, samples.X))
+        start = torch.zeros(1) if module.start is None else torch.cat(list(self._by_blocks(module.start_of, samples)))
         where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
         coefficients, intercept, predictions = solve_ridge(
             features.to(where),
@@ -616,10 +616,13 @@ class TrainingNet(NeuralNet):
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""
+        return torch.cat([part.half() for part in self._by_blocks(self.module_.features, samples)])
+
+    def _by_blocks(self, function, samples):
+        """What `_collect` gives, in blocks of samples, so that X is never copied whole."""
         rows = max(1, _PASS_POSITIONS // math.prod(samples.all_X.shape[1:-1]))
-        blocks = np.array_split(samples.index, math.ceil(len(samples) / rows))
-        features = [self._collect(self.module_.features, samples.all_X[block]) for block in blocks]
-        return torch.cat([torch.from_numpy(part).half() for part in features])
+        for block in np.array_split(samples.index, math.ceil(len(samples) / rows)):
+            yield torch.from_numpy(self._collect(function, samples.all_X[block]))
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         return self.criterion_(y_pred, y_true.to(y_pred.device)).mean()

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
-from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank, _training
 from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, CompetingKernels, KernelBank, LevelsFromLast, _in_two, _rounded
 from sklearn_cnnlstm._network import Blend
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
@@ -32,6 +32,14 @@ def test_features_have_the_width_that_the_bank_names(shape):
     features = calibrated_bank(shape, 30, X)(X)
     assert features.shape == (7, calibrated_bank(shape, 30, X).width)
     assert features.isfinite().all()
+
+
+@pytest.mark.parametrize(("shape", "n_groups"), [*((shape, 0) for shape in SHAPES), ((40, 3), 4)])
+def test_features_are_computed_where_the_samples_are(shape, n_groups):
+    bank = KernelBank(shape, 30, n_groups=n_groups).to("meta")
+    features = bank(torch.empty(7, *shape, device="meta"))
+    assert features.device.type == "meta"
+    assert features.shape == (7, bank.width)
 
 
 def test_kernels_are_minirockets():
@@ -616,6 +624,16 @@ def test_forecast_of_ragged_windows_starts_from_their_ends():
     expected = ((X[:, -1:, 1] - y) ** 2).mean()
     assert ((model.predict(ragged) - y) ** 2).mean() < 1.3 * expected
     np.testing.assert_allclose(model.predict(ragged)[:7], model.predict(ragged[:7]), atol=1e-4)
+
+
+def test_no_step_before_training_copies_the_series_whole(monkeypatch):
+    X, y = walks(400)
+    monkeypatch.setattr(_training, "_PASS_POSITIONS", 20 * 50)  # fifty samples
+    longest, collect = [], TrainingNet._collect
+    monkeypatch.setattr(TrainingNet, "_collect", lambda net, f, X: longest.append(len(X)) or collect(net, f, X))
+    CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y)
+    assert len(longest) == 17  # start and features in eight blocks each, at last a held-out sixth
+    assert max(longest[:-1]) == 50
 
 
 def test_skewed_channels_are_squashed_and_others_are_not():
