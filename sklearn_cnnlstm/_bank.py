@@ -62,7 +62,8 @@ class KernelBank(nn.Module):
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
     - competition: what `n_groups` groups of CompetingKernels see in series.
 
-    In images and volumes the kernels see what moves: frames less their mean over time.
+    In images and volumes the kernels see what moves: frames less their mean over time. Levels and changes of their
+    cells are `of_one_unit`: what varies more than others tells more.
     """
 
     fills_gaps = False  # by the last value before them, or sees indicators of them
@@ -92,6 +93,8 @@ class KernelBank(nn.Module):
         competition = (self.competing.width,) if n_groups else ()
         self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width, *competition
         self.width = sum(self.blocks)
+        by_cell = len(levels) if self.of_frames else 0
+        self.of_one_unit = (True,) * by_cell + (False,) * (len(self.blocks) - by_cell)
 
     @_in_float32
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
@@ -182,6 +185,7 @@ class LevelsFromLast(nn.Module):
         self.n_steps = min(n_timesteps, _MOST_STEPS)
         self.width = (4 + self.n_steps) * self.n_channels
         self.blocks = (self.width,)
+        self.of_one_unit = (False,)
 
     def forward(self, X, lengths=None):
         levels = _levels(X[..., : self.n_channels].mT, self.n_steps, lengths)  # (batch, channel, level)

@@ -95,15 +95,17 @@ def test_gradients_reach_the_input():
     assert (X.grad != 0).any()
 
 
+@pytest.mark.parametrize("of_one_unit", [False, True])
 @pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
-def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features):
+def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features, of_one_unit):
     random = np.random.default_rng(0)
-    X = random.normal(size=(n_samples, n_features))
+    X = random.normal(size=(n_samples, n_features)) * np.linspace(1, 5, n_features)
     y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2)) + 5
     weight = random.integers(1, 4, n_samples)
     folds = [np.arange(n_samples)[i::5] for i in range(5)]
     Z = X - np.average(X, 0, weight)
-    Z /= np.sqrt(np.average(Z**2, 0, weight) * n_features)
+    variance = np.average(Z**2, 0, weight)
+    Z /= np.sqrt((variance.mean() if of_one_unit else variance) * n_features)
     best = np.inf
     for penalty in _PENALTIES:
         predictions = np.empty_like(y)
@@ -120,6 +122,7 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
         [torch.tensor(fold) for fold in folds],
         blocks=[n_features],
         mixes=[(1.0,)],
+        of_one_unit=[of_one_unit],
         weight=torch.tensor(weight),
     )
     np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
@@ -200,6 +203,19 @@ def test_what_hardly_ever_varied_is_not_magnified():
     unusual[0, 0] = 1  # ten thousand standard deviations
     change = float(unusual @ coefficients)
     assert abs(change) < float(y.std())
+
+
+def test_a_cell_of_images_tells_as_much_as_it_varies():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 4, 3, 3, 1))
+    y = X[:, -1, 1, 1, 0] + 0.1 * random.normal(size=200)
+    scores = []
+    for size in (1, 5):
+        X[:, :, 1, 1] *= size
+        model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X[:40], y[:40])
+        model.net_.module_.join.trust.fill_(0.0)  # what is read off the frozen features alone
+        scores.append(model.score(X[40:], y[40:]))
+    assert scores[1] > scores[0] + 0.1
 
 
 @pytest.mark.parametrize("n_samples", [30, 300])
