@@ -248,6 +248,7 @@ class BankCNNLSTM(CNNLSTM):
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
         self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
+        self.seen = SeenRange(self.bank.width)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
         self.start = None
 
@@ -256,6 +257,7 @@ class BankCNNLSTM(CNNLSTM):
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape)
+            self.seen = SeenRange(self.bank.width)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
     def features(self, X, lengths=None):
@@ -263,7 +265,7 @@ class BankCNNLSTM(CNNLSTM):
         if self.bank.fills_gaps:
             X = CarriedGaps().carried(X)
         X = self.standardise(X)
-        return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
+        return self.seen(self.bank(X if lengths is None else zero_behind(X, lengths), lengths))
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
@@ -668,6 +670,26 @@ class LastValue(nn.Module):
     def forward(self, last):  # (batch, channel) in the user's units, NaN where there is no value
         start = (last[:, self.channel] - self.centre).nan_to_num(0.0) * self.slope
         return start.reshape(*start.shape, *self.quantile_axis)
+
+
+class SeenRange(nn.Module):
+    """Features cut to the range that they had in training: beyond it nothing is known of what they tell."""
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.register_buffer("least", torch.full((n_features,), -torch.inf))
+        self.register_buffer("greatest", torch.full((n_features,), torch.inf))
+
+    def forward(self, X):
+        return X.clamp(self.least, self.greatest)
+
+    def set(self, X):
+        self.least.copy_(X.amin(0))
+        self.greatest.copy_(X.amax(0))
+
+    def forget(self):
+        self.least.fill_(-torch.inf)
+        self.greatest.fill_(torch.inf)
 
 
 class FrozenReadout(nn.Module):

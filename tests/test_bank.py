@@ -218,6 +218,34 @@ def test_a_cell_of_images_tells_as_much_as_it_varies():
     assert scores[1] > scores[0] + 0.1
 
 
+def test_readout_does_not_extrapolate():
+    """What the first steps tell as long as they hardly move says nothing of series that move there as much as later."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(60, 40, 1))
+    X[:, :20] *= 0.05
+    y = 20 * X[:, :20, 0].mean(axis=1) + X[:, 20:, 0].mean(axis=1)
+    model = CNNLSTMRegressor(max_epochs=1, random_state=0).fit(X, y)
+    model.net_.module_.join.trust.fill_(0.0)
+    assert model.score(X, y) > 0.5
+    new = X.copy()
+    new[:, :20] = 3
+    spread = y.max() - y.min()
+    assert (model.predict(new) < y.max() + spread).all()
+    assert (model.predict(-new) > y.min() - spread).all()
+
+
+def test_a_warm_start_sees_anew_where_features_lie():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(40, 30, 2))
+    y = X[:, :, 0].mean(axis=1)
+    model = CNNLSTMRegressor(warm_start=True, max_epochs=1, random_state=0).fit(0.1 * X, y)
+    model.fit(X, y)
+    module = model.net_.module_
+    features = module.bank(module.standardise(torch.tensor(X, dtype=torch.float32)))
+    torch.testing.assert_close(module.seen.greatest, features.amax(0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(module.seen.least, features.amin(0), atol=1e-2, rtol=1e-2)
+
+
 @pytest.mark.parametrize("n_samples", [30, 300])
 def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
     torch.manual_seed(0)
