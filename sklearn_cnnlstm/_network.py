@@ -248,7 +248,6 @@ class BankCNNLSTM(CNNLSTM):
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
         self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
-        self.seen = SeenRange(self.bank.width)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
         self.start = None
 
@@ -257,7 +256,7 @@ class BankCNNLSTM(CNNLSTM):
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape)
-            self.seen = SeenRange(self.bank.width)
+            self.join.seen = SeenRange(self.bank.width)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
     def features(self, X, lengths=None):
@@ -265,7 +264,7 @@ class BankCNNLSTM(CNNLSTM):
         if self.bank.fills_gaps:
             X = CarriedGaps().carried(X)
         X = self.standardise(X)
-        return self.seen(self.bank(X if lengths is None else zero_behind(X, lengths), lengths))
+        return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
@@ -613,6 +612,7 @@ class Blend(nn.Module):
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.median = quantiles.index(0.5) if quantiles else None
+        self.seen = SeenRange(bank.width)
         self.readout = FrozenReadout(bank.width, n_outputs)
         self.register_buffer("trust", torch.tensor(0.5))
 
@@ -620,8 +620,8 @@ class Blend(nn.Module):
         return self.blend(self.base(features), self.opinions(learned, features), self.trust)
 
     def base(self, features):
-        """What is linear in the features."""
-        return self.readout(features)
+        """What is linear in the features, as far as they are known."""
+        return self.readout(self.seen(features))
 
     def opinions(self, learned, features):
         """What is trained, and may be trusted or not."""
@@ -647,6 +647,7 @@ class Blend(nn.Module):
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
+        self.seen.set(features)
         self.readout.set(coefficients, intercept)
         self.trust.fill_(0.5)
         return {}
@@ -673,7 +674,7 @@ class LastValue(nn.Module):
 
 
 class SeenRange(nn.Module):
-    """Features cut to the range that they had in training: beyond it nothing is known of what they tell."""
+    """Features cut to the range that they had in training: what they tell beyond it nobody knows."""
 
     def __init__(self, n_features):
         super().__init__()
@@ -686,10 +687,6 @@ class SeenRange(nn.Module):
     def set(self, X):
         self.least.copy_(X.amin(0))
         self.greatest.copy_(X.amax(0))
-
-    def forget(self):
-        self.least.fill_(-torch.inf)
-        self.greatest.fill_(torch.inf)
 
 
 class FrozenReadout(nn.Module):

@@ -578,9 +578,7 @@ class TrainingNet(NeuralNet):
     def _solve_readout(self, samples):
         """Read the answers off the frozen features, in closed form, and note what training needs of them."""
         self._set_training(False)
-        module, weight = self.module_, samples.weight
-        module.seen.forget()
-        features = self._features(samples)
+        module, features, weight = self.module_, self._features(samples), samples.weight
         targets = self.criterion.code(samples.y, module.n_outputs).double()
         start = torch.zeros(1) if module.start is None else torch.cat(list(self._by_blocks(module.start_of, samples)))
         where = self._device if self._device.type == "cuda" else torch.device("cpu")  # float64 is not everywhere
@@ -600,7 +598,6 @@ class TrainingNet(NeuralNet):
         )
         samples.base = (predictions + start).float()
         samples.known = module.join.learn(features, coefficients, intercept)
-        module.seen.set(features)
 
     def _hold_out(self, train):
         """The samples to train on, and those on which it shows how good that was."""

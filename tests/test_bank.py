@@ -242,8 +242,8 @@ def test_a_warm_start_sees_anew_where_features_lie():
     model.fit(X, y)
     module = model.net_.module_
     features = module.bank(module.standardise(torch.tensor(X, dtype=torch.float32)))
-    torch.testing.assert_close(module.seen.greatest, features.amax(0), atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(module.seen.least, features.amin(0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(module.join.seen.greatest, features.amax(0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(module.join.seen.least, features.amin(0), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("n_samples", [30, 300])
