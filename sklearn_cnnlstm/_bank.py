@@ -62,8 +62,7 @@ class KernelBank(nn.Module):
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
     - competition: what `n_groups` groups of CompetingKernels see in series.
 
-    In images and volumes the kernels see what moves: frames less their mean over time. Levels and changes of their
-    cells are `of_one_unit`: what varies more than others tells more.
+    In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
     fills_gaps = False  # by the last value before them, or sees indicators of them
@@ -93,8 +92,6 @@ class KernelBank(nn.Module):
         competition = (self.competing.width,) if n_groups else ()
         self.blocks = *levels, n_kernels * N_THRESHOLDS, N_PARTS * self.part_width, *competition
         self.width = sum(self.blocks)
-        by_cell = len(levels) if self.of_frames else 0
-        self.of_one_unit = (True,) * by_cell + (False,) * (len(self.blocks) - by_cell)
 
     @_in_float32
     def forward(self, X, lengths=None):  # (batch, time, *space, channel)
@@ -120,6 +117,15 @@ class KernelBank(nn.Module):
         if self.of_frames:
             return _MIXES_OF_FRAMES
         return _MIXES if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY
+
+    def units(self):
+        """For each feature a number, the same for all cells of an image: what varies more tells more."""
+        units = torch.arange(self.width)
+        if self.of_frames:
+            n_cells = self.n_channels * math.prod(self.value_cells)  # but those of indicators, which have a unit each
+            for levels in units.split(self.blocks)[:2]:
+                levels[: n_cells * (5 + self.n_steps)] = int(levels[0])
+        return units
 
     def split(self, features):
         """The features of all of the time (batch, number), and those of its parts (batch, part, number)."""
@@ -185,7 +191,6 @@ class LevelsFromLast(nn.Module):
         self.n_steps = min(n_timesteps, _MOST_STEPS)
         self.width = (4 + self.n_steps) * self.n_channels
         self.blocks = (self.width,)
-        self.of_one_unit = (False,)
 
     def forward(self, X, lengths=None):
         levels = _levels(X[..., : self.n_channels].mT, self.n_steps, lengths)  # (batch, channel, level)
@@ -194,6 +199,9 @@ class LevelsFromLast(nn.Module):
 
     def mixes(self, n_samples):
         return ((1,),)
+
+    def units(self):
+        return torch.arange(self.width)
 
     def calibrate(self, X, lengths=None):
         pass

@@ -114,7 +114,8 @@ class _BaseCNNLSTM(BaseEstimator):
         Frozen dilated kernels (MiniRocket's, for a classifier of up to 2000 series Hydra's too) beside the learned CNN
         and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
         single sample and a network that `partial_fit` began. "auto" is none for tables, quantiles and fewer than 10
-        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was.
+        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was. A regressor's
+        ridge regression takes nothing for more or less than it was in training; the CNN and LSTM may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"

@@ -11,20 +11,19 @@ _PENALTIES = np.logspace(-5, 2, 15)  # for features whose variances add up to 1
 _CHUNK = 2048  # rows in float64 at once, where there are more rows than features
 
 
-def solve_ridge(features, targets, folds, *, blocks, mixes, of_one_unit=None, weight=None):
+def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None):
     """Coefficients (feature, output), intercept (output,) and cross-validated predictions (sample, output).
 
     `folds` are index tensors; each is predicted by a fit to all other rows. `blocks` are the widths of groups of
-    features that stand side by side. Features are standardised, each by itself or together where their group is
-    `of_one_unit`, and each group gets a share of the variance from one of the `mixes`, that which predicts best
-    together with its penalty. Some groups may have no share in any of them.
+    features that stand side by side. Features are standardised, those of the same number in `units` together, and each
+    group gets a share of the variance from one of the `mixes`, that which predicts best together with its penalty. Some
+    groups may have no share in any of them.
     """
-    of_one_unit = (False,) * len(blocks) if of_one_unit is None else of_one_unit
     used = [any(parts) for parts in zip(*mixes, strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
-    blocks, of_one_unit, *mixes = (tuple(itertools.compress(v, used)) for v in (blocks, of_one_unit, *mixes))
+    blocks, *mixes = (tuple(itertools.compress(values, used)) for values in (blocks, *mixes))
     n_features, features = features.shape[1], features[:, columns]
-    rows = _Rows(features, targets.double(), weight, blocks, of_one_unit)
+    rows = _Rows(features, targets.double(), weight, units.to(columns)[columns])
     problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
     best = None
     for mix in mixes:
@@ -44,7 +43,7 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, of_one_unit=None, we
 class _Rows:
     """Features that are standardised, and turned into float64, only for the rows in use."""
 
-    def __init__(self, features, targets, weight, blocks, of_one_unit):
+    def __init__(self, features, targets, weight, units):
         self.features = features
         self.targets = targets
         self.weight = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
@@ -55,8 +54,8 @@ class _Rows:
         share = self.weight / self.weight.sum()
         self.mean = sum(share[part] @ self[part] for part in every.split(_CHUNK))
         variance = sum(share[part] @ self[part] ** 2 for part in every.split(_CHUNK))
-        groups = zip(variance.split(blocks), of_one_unit, strict=True)
-        variance = torch.cat([group.mean().expand_as(group) if is_one else group for group, is_one in groups])
+        _, units, sizes = units.unique(return_inverse=True, return_counts=True)
+        variance = (torch.zeros_like(variance[: len(sizes)]).index_add(0, units, variance) / sizes)[units]
         self.scale = torch.where(variance < 1e-12, torch.inf, variance.sqrt().clamp(min=LEAST_SPREAD))
 
     def __getitem__(self, index):

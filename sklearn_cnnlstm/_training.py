@@ -588,7 +588,7 @@ class TrainingNet(NeuralNet):
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
             blocks=module.bank.blocks,
             mixes=module.bank.mixes(len(features)),
-            of_one_unit=module.bank.of_one_unit,
+            units=module.bank.units(),
             weight=None if weight is None else weight.to(where),
         )
         weight = torch.ones(len(samples)) if weight is None else weight

@@ -95,9 +95,9 @@ def test_gradients_reach_the_input():
     assert (X.grad != 0).any()
 
 
-@pytest.mark.parametrize("of_one_unit", [False, True])
+@pytest.mark.parametrize("n_units", [1, 2, None])
 @pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
-def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features, of_one_unit):
+def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features, n_units):
     random = np.random.default_rng(0)
     X = random.normal(size=(n_samples, n_features)) * np.linspace(1, 5, n_features)
     y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2)) + 5
@@ -105,7 +105,9 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
     folds = [np.arange(n_samples)[i::5] for i in range(5)]
     Z = X - np.average(X, 0, weight)
     variance = np.average(Z**2, 0, weight)
-    Z /= np.sqrt((variance.mean() if of_one_unit else variance) * n_features)
+    units = np.arange(n_features) % (n_units or n_features)
+    variance = np.array([variance[units == unit].mean() for unit in units])
+    Z /= np.sqrt(variance * n_features)
     best = np.inf
     for penalty in _PENALTIES:
         predictions = np.empty_like(y)
@@ -122,7 +124,7 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
         [torch.tensor(fold) for fold in folds],
         blocks=[n_features],
         mixes=[(1.0,)],
-        of_one_unit=[of_one_unit],
+        units=torch.tensor(units),
         weight=torch.tensor(weight),
     )
     np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
@@ -198,24 +200,43 @@ def test_what_hardly_ever_varied_is_not_magnified():
     X[:, 0] = 1e-4 * X[:, 0]  # as a share that is 0 but in a few samples
     y = X[:, 1:] @ torch.ones(39, 1, dtype=X.dtype)
     folds = torch.arange(30).tensor_split(5)
-    coefficients, *_ = solve_ridge(X, y, folds, blocks=[40], mixes=[(1.0,)])
+    coefficients, *_ = solve_ridge(X, y, folds, blocks=[40], mixes=[(1.0,)], units=torch.arange(40))
     unusual = torch.zeros(1, 40, dtype=X.dtype)
     unusual[0, 0] = 1  # ten thousand standard deviations
     change = float(unusual @ coefficients)
     assert abs(change) < float(y.std())
 
 
-def test_a_cell_of_images_tells_as_much_as_it_varies():
+@pytest.mark.parametrize("tells", ["its last value", "how much it moves"])
+def test_a_cell_of_images_tells_as_much_as_it_varies(tells):
     random = np.random.default_rng(0)
-    X = random.normal(size=(200, 4, 3, 3, 1))
-    y = X[:, -1, 1, 1, 0] + 0.1 * random.normal(size=200)
+    X = random.normal(size=(200, 4, 3, 3, 1)) * random.uniform(0.5, 1.5, size=(200, 1, 3, 3, 1))
+    cell = X[:, :, 1, 1, 0]
+    y = cell[:, -1].copy() if tells == "its last value" else np.abs(np.diff(cell, axis=1)).mean(axis=1)
+    y += 0.3 * y.std() * random.normal(size=200)
     scores = []
     for size in (1, 5):
         X[:, :, 1, 1] *= size
-        model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X[:40], y[:40])
-        model.net_.module_.join.trust.fill_(0.0)  # what is read off the frozen features alone
-        scores.append(model.score(X[40:], y[40:]))
-    assert scores[1] > scores[0] + 0.1
+        scores.append(readout_score(X, y))
+    assert scores[1] > scores[0] + 0.05
+
+
+def test_cells_share_a_unit_but_those_of_indicators():
+    bank = KernelBank((4, 3, 2, 2), 3, n_indicators=1)
+    *levels_and_changes, whole, parts = bank.units().split(bank.blocks)
+    of_channels = [levels.reshape(3, -1) for levels in levels_and_changes]
+    shared = [channels[:2] for channels in of_channels]
+    alone = [*(channels[2] for channels in of_channels), whole, parts]
+    assert all(len(numbers.unique()) == 1 for numbers in shared)
+    assert all(len(numbers.unique()) == len(numbers) for numbers in alone)
+    assert len(bank.units().unique()) == len(shared) + sum(map(len, alone))
+
+
+def readout_score(X, y):
+    """How well what is read off the frozen features alone predicts all but the first 40 samples."""
+    model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X[:40], y[:40])
+    model.net_.module_.join.trust.fill_(0.0)
+    return model.score(X[40:], y[40:])
 
 
 def test_readout_does_not_extrapolate():
@@ -252,8 +273,8 @@ def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
     X, y = torch.randn(n_samples, 60), torch.randn(n_samples, 2)
     folds = torch.arange(n_samples).tensor_split(5)
     mixes = [(1.0, 0.0, 0.0), (1.0, 2.0, 0.0)]
-    coefficients, intercept, cv = solve_ridge(X, y, folds, blocks=[20, 20, 20], mixes=mixes)
-    of_two = solve_ridge(X[:, :40], y, folds, blocks=[20, 20], mixes=[mix[:2] for mix in mixes])
+    coefficients, intercept, cv = solve_ridge(X, y, folds, blocks=[20, 20, 20], mixes=mixes, units=torch.arange(60))
+    of_two = solve_ridge(X[:, :40], y, folds, blocks=[20, 20], mixes=[mix[:2] for mix in mixes], units=torch.arange(40))
     assert torch.equal(coefficients, torch.cat([of_two[0], torch.zeros(20, 2)]))
     assert torch.equal(intercept, of_two[1])
     assert torch.equal(cv, of_two[2])

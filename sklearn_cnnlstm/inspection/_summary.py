@@ -28,8 +28,8 @@ def summary(estimator):
     table : DataFrame
         A row per stage in the order in which they are computed, and a row of totals. `output_shape` is that of one
         training sample with its axes in torch's order, `parameters` counts those that are trained, `frozen` (if there
-        are any) the numbers that are drawn or solved for, and `multiply_adds` those of convolutions, products of
-        matrices and LSTMs for one training sample. It prints whole, with digits in groups.
+        are any) the numbers that are drawn, solved for or read off the training data, and `multiply_adds` those of
+        convolutions, products of matrices and LSTMs for one training sample. It prints whole, with digits in groups.
 
     Examples
     --------
