@@ -603,8 +603,8 @@ class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
     How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on: half,
-    unless they clearly tell otherwise, and if early stopping chooses the epoch. What is linear does not extrapolate, but
-    in the cross-validation that solves for it: there a fold that it would lead astray makes it more cautious.
+    unless they clearly tell otherwise, and if early stopping chooses the epoch. What is linear does not
+    extrapolate, but in the cross-validation that solves for it: a fold that it leads astray makes it more cautious.
     """
 
     holds_out = True
