@@ -114,8 +114,8 @@ class _BaseCNNLSTM(BaseEstimator):
         Frozen dilated kernels (MiniRocket's, for a classifier of up to 2000 series Hydra's too) beside the learned CNN
         and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
         single sample and a network that `partial_fit` began. "auto" is none for tables, quantiles and fewer than 10
-        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was. A regressor's
-        ridge regression takes nothing for more or less than it was in training; the CNN and LSTM may extrapolate.
+        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was. Ridge
+        regression takes nothing for more or less than it was in training; what is trained may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
     kernel_size : "auto", int or tuple of int, default="auto"
@@ -130,7 +130,7 @@ class _BaseCNNLSTM(BaseEstimator):
         Whether the LSTM also reads from the end.
     pooling : str or tuple of str, default=("last", "mean", "max", "attention")
         How the states of all steps become one vector; several are put side by side.
-    dropout : float, default=0.2
+    dropout : float, default={dropout}
         Share of values dropped between LSTM layers and before the head.
     backbone : callable, default=None
         backbone(in_channels, n_spatial) -> nn.Module in place of the CNN above. For 4-D X and up the module gets
@@ -911,6 +911,7 @@ def _documented(task_parameters):
     def document(cls):
         shared = textwrap.dedent(_BaseCNNLSTM.__doc__.partition("\n\n")[2]).strip()
         parameters = shared.replace("{task}", inspect.cleandoc(task_parameters))
+        parameters = parameters.replace("{dropout}", str(inspect.signature(cls).parameters["dropout"].default))
         cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{parameters}", parameters)
         return cls
 
@@ -1016,7 +1017,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         num_layers=1,
         bidirectional=True,
         pooling=POOLINGS,
-        dropout=0.2,
+        dropout=0.5,
         backbone=None,
         optimizer="adamw",
         lr=3e-3,

@@ -256,7 +256,6 @@ class BankCNNLSTM(CNNLSTM):
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape)
-            self.join.seen = SeenRange(self.bank.width)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
     def features(self, X, lengths=None):
@@ -588,7 +587,7 @@ class Vote(nn.Module):
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
-        self.readout.set(coefficients, intercept)
+        self.readout.set(features, coefficients, intercept)
         self.norm.set(features)
         self.trust.fill_(1.0)
         return {"features": features}
@@ -603,8 +602,7 @@ class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
     How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on: half,
-    unless they clearly tell otherwise, and if early stopping chooses the epoch. What is linear does not
-    extrapolate, but in the cross-validation that solves for it: a fold that it leads astray makes it more cautious.
+    unless they clearly tell otherwise, and if early stopping chooses the epoch.
     """
 
     holds_out = True
@@ -613,7 +611,6 @@ class Blend(nn.Module):
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.median = quantiles.index(0.5) if quantiles else None
-        self.seen = SeenRange(bank.width)
         self.readout = FrozenReadout(bank.width, n_outputs)
         self.register_buffer("trust", torch.tensor(0.5))
 
@@ -621,8 +618,8 @@ class Blend(nn.Module):
         return self.blend(self.base(features), self.opinions(learned, features), self.trust)
 
     def base(self, features):
-        """What is linear in the features within the range that they had in training."""
-        return self.readout(self.seen(features))
+        """What is linear in the features."""
+        return self.readout(features)
 
     def opinions(self, learned, features):
         """What is trained, and may be trusted or not."""
@@ -648,8 +645,7 @@ class Blend(nn.Module):
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
-        self.seen.set(features)
-        self.readout.set(coefficients, intercept)
+        self.readout.set(features, coefficients, intercept)
         self.trust.fill_(0.5)
         return {}
 
@@ -674,35 +670,28 @@ class LastValue(nn.Module):
         return start.reshape(*start.shape, *self.quantile_axis)
 
 
-class SeenRange(nn.Module):
-    """Features cut to the range that they had in training: what they tell beyond it nobody knows."""
-
-    def __init__(self, n_features):
-        super().__init__()
-        self.register_buffer("least", torch.full((n_features,), -torch.inf))
-        self.register_buffer("greatest", torch.full((n_features,), torch.inf))
-
-    def forward(self, X):
-        return X.clamp(self.least, self.greatest)
-
-    def set(self, X):
-        self.least.copy_(X.amin(0))
-        self.greatest.copy_(X.amax(0))
-
-
 class FrozenReadout(nn.Module):
-    """A linear function that is solved for, not trained."""
+    """A linear function that is solved for, not trained, of features cut to the range that they had in training.
+
+    What they tell beyond that range nobody knows. The cross-validation that solves for it does not cut them: a fold
+    that they lead astray makes it more cautious.
+    """
 
     def __init__(self, n_features, n_outputs):
         super().__init__()
+        self.register_buffer("least", torch.full((n_features,), -torch.inf))
+        self.register_buffer("greatest", torch.full((n_features,), torch.inf))
         self.register_buffer("coefficients", torch.zeros(n_features, n_outputs))
         self.register_buffer("intercept", torch.zeros(n_outputs))
 
     def forward(self, X):
+        X = X.clamp(self.least, self.greatest)
         wide = torch.float32 if X.device.type == "mps" else torch.float64  # thousands of terms, which nearly cancel
         return (X.to(wide) @ self.coefficients.to(wide) + self.intercept).float()
 
-    def set(self, coefficients, intercept):
+    def set(self, X, coefficients, intercept):
+        self.least.copy_(X.amin(0))
+        self.greatest.copy_(X.amax(0))
         self.coefficients.copy_(coefficients)
         self.intercept.copy_(intercept)
 

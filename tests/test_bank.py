@@ -255,6 +255,17 @@ def test_readout_does_not_extrapolate():
     assert (model.predict(-new) > y.min() - spread).all()
 
 
+@pytest.mark.parametrize("make", [CNNLSTMClassifier, CNNLSTMRegressor])
+def test_readout_takes_no_feature_for_more_than_it_was(make):
+    X = np.random.default_rng(0).normal(size=(60, 20, 2))
+    y = X[:, :10, 0].mean(axis=1)
+    module = make(max_epochs=1, random_state=0).fit(X, y > 0 if make is CNNLSTMClassifier else y).net_.module_
+    features = module.bank(module.standardise(torch.tensor(X, dtype=torch.float32)))
+    greatest = features.amax(0, keepdim=True) + 0.1
+    assert torch.equal(module.join.base(greatest + 1000), module.join.base(greatest))
+    assert not torch.equal(module.join.base(greatest + 1000), module.join.base(features[:1]))
+
+
 def test_a_warm_start_sees_anew_where_features_lie():
     random = np.random.default_rng(0)
     X = random.normal(size=(40, 30, 2))
@@ -263,8 +274,8 @@ def test_a_warm_start_sees_anew_where_features_lie():
     model.fit(X, y)
     module = model.net_.module_
     features = module.bank(module.standardise(torch.tensor(X, dtype=torch.float32)))
-    torch.testing.assert_close(module.join.seen.greatest, features.amax(0), atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(module.join.seen.least, features.amin(0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(module.join.readout.greatest, features.amax(0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(module.join.readout.least, features.amin(0), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("n_samples", [30, 300])
