@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ._bank import LEAST_SPREAD, KernelBank, LevelsFromLast
 
 POOLINGS = ("last", "mean", "max", "attention")
+_OF_A_VOTE = 2.0  # by which three opinions are divided: less than 3, as together they know more than each of them does
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 _TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
 
@@ -541,7 +542,7 @@ class ConvBlock(nn.Module):
 
 
 class Vote(nn.Module):
-    """The mean of three opinions: of the learned network, and of two that read the frozen features.
+    """Three opinions that are added up: of the learned network, and of two that read the frozen features.
 
     One of these is linear in them, where kernels compete in what these see alone, the other an LSTM over those of the
     parts of time, with what belongs to all of the time beside it. Each opinion is trained by itself: trained as a sum,
@@ -579,7 +580,7 @@ class Vote(nn.Module):
         return learned, self.read(features)
 
     def blend(self, base, opinions, trust):
-        return torch.lerp(base, (base + sum(opinions)) / 3, trust)
+        return torch.lerp(base, (base + sum(opinions)) / _OF_A_VOTE, trust)
 
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
         """The trust with the least loss."""
