@@ -7,10 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ._bank import LEAST_SPREAD, KernelBank, LevelsFromLast
+from ._bank import FEW_SAMPLES, LEAST_SPREAD, KernelBank, LevelsFromLast
 
 POOLINGS = ("last", "mean", "max", "attention")
 _OF_A_VOTE = 2.0  # by which three opinions are divided: less than 3, as together they know more than each of them does
+_CAUTION = 2  # steps of half a decade
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 _TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
 
@@ -582,6 +583,10 @@ class Vote(nn.Module):
     def blend(self, base, opinions, trust):
         return torch.lerp(base, (base + sum(opinions)) / _OF_A_VOTE, trust)
 
+    def caution(self, n_samples):
+        """By how many steps the penalty of what is linear is to be above the one that predicts best."""
+        return 0
+
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
         """The trust with the least loss."""
         return trusts[losses.mean(1).argmin()]
@@ -632,6 +637,13 @@ class Blend(nn.Module):
             return torch.lerp(base, learned, trust)
         shift = (1 - trust) * (base - learned[..., self.median])  # the other quantiles keep their distance
         return learned + shift.unsqueeze(-1)
+
+    def caution(self, n_samples):
+        """By how many steps the penalty of what is linear is to be above the one that predicts best.
+
+        Many samples rarely are as many independent ones: places that share a day, say, fall into different folds.
+        """
+        return _CAUTION if n_samples > FEW_SAMPLES else 0
 
     def choose(self, trusts, losses):  # (trust,), (trust, sample)
         """The trust closest to 1/2 whose loss is not clearly more than the least one.

@@ -11,13 +11,13 @@ _PENALTIES = np.logspace(-5, 2, 15)  # for features whose variances add up to 1
 _CHUNK = 2048  # rows in float64 at once, where there are more rows than features
 
 
-def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None):
+def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, caution=0):
     """Coefficients (feature, output), intercept (output,) and cross-validated predictions (sample, output).
 
     `folds` are index tensors; each is predicted by a fit to all other rows. `blocks` are the widths of groups of
     features that stand side by side. Features are standardised, those of the same number in `units` together, and each
     group gets a share of the variance from one of the `mixes`, that which predicts best together with its penalty. Some
-    groups may have no share in any of them.
+    groups may have no share in any of them. `caution` is by how many steps of _PENALTIES the penalty is then raised.
     """
     used = [any(parts) for parts in zip(*mixes, strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
@@ -29,9 +29,9 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None):
     for mix in mixes:
         predictions, solution = problem.fit(mix)
         error = rows.weight @ ((predictions - rows.targets) ** 2).sum(2).T  # (penalty,)
-        k = int(error.argmin())
-        if best is None or error[k] < best[0]:
-            best = error[k], *solution(k), predictions[k]
+        if best is None or error.min() < best[0]:
+            k = min(int(error.argmin()) + caution, len(error) - 1)
+            best = error.min(), *solution(k), predictions[k]
     _, coefficients, intercept, predictions = best
     coefficients = coefficients / rows.scale[:, None]
     intercept = intercept - rows.mean @ coefficients

@@ -590,6 +590,7 @@ class TrainingNet(NeuralNet):
             mixes=module.bank.mixes(len(features)),
             units=module.bank.units(),
             weight=None if weight is None else weight.to(where),
+            caution=module.join.caution(len(features)),
         )
         weight = torch.ones(len(samples)) if weight is None else weight
         factor = self.criterion.factor(predictions.float(), samples.y.to(where), weight.to(where))

@@ -95,9 +95,10 @@ def test_gradients_reach_the_input():
     assert (X.grad != 0).any()
 
 
+@pytest.mark.parametrize("caution", [0, 2, 99])
 @pytest.mark.parametrize("n_units", [1, 2, None])
 @pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
-def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_features, n_units):
+def test_readout_is_scikit_learns_ridge_at_the_best_penalty_or_above(n_samples, n_features, n_units, caution):
     random = np.random.default_rng(0)
     X = random.normal(size=(n_samples, n_features)) * np.linspace(1, 5, n_features)
     y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2)) + 5
@@ -108,16 +109,14 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
     units = np.arange(n_features) % (n_units or n_features)
     variance = np.array([variance[units == unit].mean() for unit in units])
     Z /= np.sqrt(variance * n_features)
-    best = np.inf
-    for penalty in _PENALTIES:
-        predictions = np.empty_like(y)
+    path = np.empty((len(_PENALTIES), *y.shape))
+    for predictions, penalty in zip(path, _PENALTIES, strict=True):
         for fold in folds:
             rows = np.setdiff1d(np.arange(n_samples), fold)
             predictions[fold] = Ridge(alpha=penalty).fit(Z[rows], y[rows], weight[rows]).predict(Z[fold])
-        error = weight @ ((predictions - y) ** 2).sum(1)
-        if error < best:
-            best, expected_cv = error, predictions
-            expected = Ridge(alpha=penalty).fit(Z, y, weight).predict(Z)
+    best = (weight @ ((path - y) ** 2).sum(2).T).argmin()
+    chosen = min(best + caution, len(_PENALTIES) - 1)
+    expected = Ridge(alpha=_PENALTIES[chosen]).fit(Z, y, weight).predict(Z)
     coefficients, intercept, cv = solve_ridge(
         torch.tensor(X),
         torch.tensor(y),
@@ -126,9 +125,27 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty(n_samples, n_feature
         mixes=[(1.0,)],
         units=torch.tensor(units),
         weight=torch.tensor(weight),
+        caution=caution,
     )
     np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(cv.numpy(), expected_cv, atol=1e-5)
+    np.testing.assert_allclose(cv.numpy(), path[chosen], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "n_samples", "is_cautious"),
+    [(CNNLSTMRegressor, 2000, False), (CNNLSTMRegressor, 2001, True), (CNNLSTMClassifier, 2001, False)],
+)
+def test_a_regressors_readout_of_many_samples_is_cautious(make, n_samples, is_cautious, monkeypatch):
+    cautions = []
+
+    def spy(*arguments, caution, **keywords):
+        cautions.append(caution)
+        return solve_ridge(*arguments, caution=caution, **keywords)
+
+    monkeypatch.setattr(_training, "solve_ridge", spy)
+    X = np.random.default_rng(0).normal(size=(n_samples, 10, 1))
+    make(conv_bank=3, conv_channels=(), max_epochs=1, random_state=0).fit(X, X[:, 0, 0].round())
+    assert [caution > 0 for caution in cautions] == [is_cautious]
 
 
 @pytest.mark.parametrize(("n_samples", "reads_parts"), [(100, True), (2001, False)])
