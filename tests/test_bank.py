@@ -283,6 +283,16 @@ def test_readout_takes_no_feature_for_more_than_it_was(make):
     assert not torch.equal(module.join.base(greatest + 1000), module.join.base(features[:1]))
 
 
+def test_three_opinions_are_surer_than_their_mean():
+    X = np.random.default_rng(0).normal(size=(40, 20, 2))
+    model = CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, np.arange(40) % 3)
+    join, opinions = model.net_.module_.join, []
+    for layer in (join.readout, join.head, join.beside, model.net_.module_.head):
+        layer.register_forward_hook(lambda layer, inputs, output: opinions.append(output))
+    logits = model._logits(X)
+    np.testing.assert_allclose(logits, sum(opinions).numpy() / 2, atol=1e-5)
+
+
 def test_a_warm_start_sees_anew_where_features_lie():
     random = np.random.default_rng(0)
     X = random.normal(size=(40, 30, 2))
