@@ -91,6 +91,7 @@ def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
         "kernel_size": kernel_size,
         "pool_size": tuple(pool_size),
         "hidden_size": 32 if is_small or is_map else 64,
+        "dropout": 0.2 if target == "step" else 0.5,
         "conv_bank": _auto_bank(n_samples, sample_shape) if target == "sample" else 0,
         "batch_size": batch_size,
         "max_epochs": max(10, max_epochs),
@@ -130,8 +131,8 @@ class _BaseCNNLSTM(BaseEstimator):
         Whether the LSTM also reads from the end.
     pooling : str or tuple of str, default=("last", "mean", "max", "attention")
         How the states of all steps become one vector; several are put side by side.
-    dropout : float, default={dropout}
-        Share of values dropped between LSTM layers and before the head.
+    dropout : "auto" or float, default="auto"
+        Share of values dropped between LSTM layers and before the head; "auto" is 0.2 for an answer per step, else 0.5.
     backbone : callable, default=None
         backbone(in_channels, n_spatial) -> nn.Module in place of the CNN above. For 4-D X and up the module gets
         frames (batch, in_channels, *space) and gives (batch, features) or maps (batch, features, *space); for 3-D X
@@ -206,7 +207,7 @@ class _BaseCNNLSTM(BaseEstimator):
         "num_layers": [_SIZE],
         "bidirectional": ["boolean"],
         "pooling": [StrOptions(set(POOLINGS)), tuple, list],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "backbone": [callable, None],
         "optimizer": [StrOptions(set(_training.OPTIMIZERS)), type],
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -434,7 +435,7 @@ class _BaseCNNLSTM(BaseEstimator):
             self.conv_channels_ = automatic["conv_channels"]
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
-            self.hidden_size_ = resolved["hidden_size"]
+            self.hidden_size_, self.dropout_ = resolved["hidden_size"], resolved["dropout"]
             leaves_out = self._is_table or bool(getattr(self, "quantiles_", ()))
             cannot = self.target != "sample" or n_samples < 2  # the readout is validated on samples left out
             has_none = cannot or (_is_auto(self.conv_bank) and leaves_out)
@@ -458,7 +459,7 @@ class _BaseCNNLSTM(BaseEstimator):
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             pooling=_check_pooling(self.pooling),
-            dropout=self.dropout,
+            dropout=self.dropout_,
             backbone=self.backbone,
             quantiles=getattr(self, "quantiles_", ()),
             gaps="carry" if self._missing == "ffill" else self._gappy_channels,
@@ -911,7 +912,6 @@ def _documented(task_parameters):
     def document(cls):
         shared = textwrap.dedent(_BaseCNNLSTM.__doc__.partition("\n\n")[2]).strip()
         parameters = shared.replace("{task}", inspect.cleandoc(task_parameters))
-        parameters = parameters.replace("{dropout}", str(inspect.signature(cls).parameters["dropout"].default))
         cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{parameters}", parameters)
         return cls
 
@@ -966,7 +966,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
     conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_ : int or tuple of int
         What the parameters of these names came to.
-    batch_size_, max_epochs_, early_stopping_ : int, int, bool
+    batch_size_, max_epochs_, early_stopping_, dropout_ : int, int, bool, float
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.
@@ -1017,7 +1017,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         num_layers=1,
         bidirectional=True,
         pooling=POOLINGS,
-        dropout=0.5,
+        dropout="auto",
         backbone=None,
         optimizer="adamw",
         lr=3e-3,
@@ -1503,7 +1503,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         A row per epoch: epoch, train_loss, valid_loss and valid_score if there is a validation part, lr, seconds.
     conv_bank_, conv_channels_, kernel_size_, pool_size_, hidden_size_ : int or tuple of int
         What the parameters of these names came to.
-    batch_size_, max_epochs_, early_stopping_ : int, int, bool
+    batch_size_, max_epochs_, early_stopping_, dropout_ : int, int, bool, float
         What the parameters of these names came to.
     device_, precision_ : torch.device, str
         Where the training ran, and in which arithmetic.
@@ -1555,7 +1555,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         num_layers=1,
         bidirectional=True,
         pooling=POOLINGS,
-        dropout=0.2,
+        dropout="auto",
         backbone=None,
         optimizer="adamw",
         lr=3e-3,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_cnnlstm import CNNLSTMClassifier
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 from sklearn_cnnlstm._estimators import auto_sizes
 from sklearn_cnnlstm._network import CNNLSTM, POOLINGS, LSTMStack, TimePool
 
@@ -163,6 +163,17 @@ def test_a_table_costs_a_hundred_updates_and_an_lstm_over_few_steps():
         assert math.ceil(n_columns / math.prod(sizes["pool_size"])) <= 8
         assert 100 <= sizes["max_epochs"] * math.ceil(300 / sizes["batch_size"]) <= 110
     assert math.prod(auto_sizes(300, (20, 1), target="step")["pool_size"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("dropout", "target", "expected"), [("auto", "sample", 0.5), ("auto", "step", 0.2), (0, "sample", 0)]
+)
+def test_dropout_follows_the_target(dropout, target, expected):
+    X = np.random.default_rng(0).normal(size=(12, 6, 1))
+    y = X[:, 0, 0] if target == "sample" else X[:, :, 0]
+    model = CNNLSTMRegressor(dropout=dropout, target=target, max_epochs=1, random_state=0).fit(X, y)
+    rates = {layer.p for layer in model.net_.module_.head if isinstance(layer, nn.Dropout)}
+    assert rates == {model.dropout_} == {expected}
 
 
 @pytest.mark.parametrize("conv_channels", [8, (8,), (8, 8), (8, 8, 8, 8), (8,) * 6])
