@@ -25,7 +25,7 @@ from torch import nn
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
 
-MEMBERS = {  # of a classifier: what its logits are the mean of
+MEMBERS = {  # of a classifier: what its logits are half the sum of
     "bank": ("bank",),
     "bank LSTM": ("bank LSTM",),
     "learned": ("learned",),
@@ -114,7 +114,7 @@ def labels(classifier, X, members):
 
 @contextlib.contextmanager
 def only(estimator, members):
-    """The estimator answers with the mean of some of its members."""
+    """The estimator answers with the sum of what some of its members say."""
     join = estimator.net_.module_.join
     read = {
         "bank": lambda learned, features: join.base(features),

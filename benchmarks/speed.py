@@ -237,7 +237,7 @@ def keras_model(sample_shape, n_classes, estimator):
     attention = layers.Softmax(axis=1)(layers.Dense(1)(X))
     views = [layers.GlobalAveragePooling1D()(X), layers.GlobalMaxPooling1D()(X), layers.Dot(1)([attention, X])]
     X = layers.Concatenate()([forward, backward, *views[:2], layers.Flatten()(views[2])])
-    X = layers.Dense(n_classes)(layers.Dropout(estimator.dropout)(layers.LayerNormalization()(X)))
+    X = layers.Dense(n_classes)(layers.Dropout(estimator.dropout_)(layers.LayerNormalization()(X)))
     model = keras.Model(inputs, X)
     optimizer = keras.optimizers.AdamW(estimator.lr, weight_decay=estimator.weight_decay, global_clipnorm=1.0)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ._bank import FEW_SAMPLES, LEAST_SPREAD, KernelBank, LevelsFromLast
 
 POOLINGS = ("last", "mean", "max", "attention")
-_OF_A_VOTE = 2.0  # by which three opinions are divided: less than 3, as together they know more than each of them does
-_CAUTION = 2  # steps of half a decade
+_OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (by log loss: benchmarks/recipe.md)
+_CAUTION = 2  # steps of the readout's penalties, a decade together
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 _TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
 
@@ -543,7 +543,7 @@ class ConvBlock(nn.Module):
 
 
 class Vote(nn.Module):
-    """Three opinions that are added up: of the learned network, and of two that read the frozen features.
+    """Half the sum of three opinions: of the learned network, and of two that read the frozen features.
 
     One of these is linear in them, where kernels compete in what these see alone, the other an LSTM over those of the
     parts of time, with what belongs to all of the time beside it. Each opinion is trained by itself: trained as a sum,
@@ -686,8 +686,8 @@ class LastValue(nn.Module):
 class FrozenReadout(nn.Module):
     """A linear function that is solved for, not trained, of features cut to the range that they had in training.
 
-    What they tell beyond that range nobody knows. The cross-validation that solves for it does not cut them: a fold
-    that they lead astray makes it more cautious.
+    What they tell beyond that range nobody knows. The cross-validation that solves for it does not cut them: where
+    they lead a fold astray, the penalty gets larger, logits smaller and the trust in what is trained larger.
     """
 
     def __init__(self, n_features, n_outputs):

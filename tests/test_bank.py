@@ -145,7 +145,7 @@ def test_a_regressors_readout_of_many_samples_is_cautious(make, n_samples, is_ca
     monkeypatch.setattr(_training, "solve_ridge", spy)
     X = np.random.default_rng(0).normal(size=(n_samples, 10, 1))
     make(conv_bank=3, conv_channels=(), max_epochs=1, random_state=0).fit(X, X[:, 0, 0].round())
-    assert [caution > 0 for caution in cautions] == [is_cautious]
+    assert cautions == [2 * is_cautious]
 
 
 @pytest.mark.parametrize(("n_samples", "reads_parts"), [(100, True), (2001, False)])
@@ -278,9 +278,10 @@ def test_readout_takes_no_feature_for_more_than_it_was(make):
     y = X[:, :10, 0].mean(axis=1)
     module = make(max_epochs=1, random_state=0).fit(X, y > 0 if make is CNNLSTMClassifier else y).net_.module_
     features = module.bank(module.standardise(torch.tensor(X, dtype=torch.float32)))
-    greatest = features.amax(0, keepdim=True) + 0.1
+    greatest, least = features.amax(0, keepdim=True) + 0.1, features.amin(0, keepdim=True) - 0.1
     assert torch.equal(module.join.base(greatest + 1000), module.join.base(greatest))
-    assert not torch.equal(module.join.base(greatest + 1000), module.join.base(features[:1]))
+    assert torch.equal(module.join.base(least - 1000), module.join.base(least))
+    assert not torch.equal(module.join.base(greatest), module.join.base(least))
 
 
 def test_three_opinions_are_surer_than_their_mean():
@@ -316,6 +317,20 @@ def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
     assert torch.equal(coefficients, torch.cat([of_two[0], torch.zeros(20, 2)]))
     assert torch.equal(intercept, of_two[1])
     assert torch.equal(cv, of_two[2])
+
+
+@pytest.mark.parametrize("best", [0, 1])
+@pytest.mark.parametrize("n_samples", [30, 300])
+def test_caution_does_not_change_which_mix_predicts_best(n_samples, best):
+    torch.manual_seed(0)
+    X = torch.randn(n_samples, 40)
+    y = X[:, 20 * best :][:, :20].sum(1, keepdim=True) + 0.1 * torch.randn(n_samples, 1)
+    settings = {"blocks": [20, 20], "units": torch.arange(40), "caution": 4}
+    folds = torch.arange(n_samples).tensor_split(5)
+    mixes = [(1.0, 0.1), (0.1, 1.0)]
+    chosen = solve_ridge(X, y, folds, mixes=mixes, **settings)
+    expected = solve_ridge(X, y, folds, mixes=[mixes[best]], **settings)
+    assert all(torch.equal(*pair) for pair in zip(chosen, expected, strict=True))
 
 
 def test_frozen_side_alone_tells_frequencies_apart():
