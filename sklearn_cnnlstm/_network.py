@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ._bank import FEW_SAMPLES, LEAST_SPREAD, KernelBank, LevelsFromLast
 
 POOLINGS = ("last", "mean", "max", "attention")
-_OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (by log loss: benchmarks/recipe.md)
+_OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (benchmarks/recipe.md)
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 _TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
