@@ -366,7 +366,7 @@ def levels(n_samples=300):
 
 
 def test_learned_network_that_is_clearly_worse_is_not_trusted():
-    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(*levels())
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(*levels(900))
     assert model.net_.module_.join.trust < 0.1
 
 
@@ -391,7 +391,7 @@ def test_neighbours_that_err_together_do_not_tell_much():
 
 def test_trust_outlives_the_return_of_the_best_weights():
     best = EarlyStopping("train_loss", patience=50, load_best=True, sink=lambda text: None)
-    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, net_callbacks=[best], random_state=0).fit(*levels())
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, net_callbacks=[best], random_state=0).fit(*levels(900))
     assert model.net_.module_.join.trust < 0.1
 
 

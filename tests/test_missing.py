@@ -430,7 +430,7 @@ def test_tag_follows_the_parameter(cls, missing, allowed):
 
 @parametrize_with_checks(
     [
-        cls(missing=missing, conv_bank=0, hidden_size=8, conv_channels=(8,), max_epochs=20)
+        cls(missing=missing, conv_bank=0, hidden_size=8, conv_channels=(8,), max_epochs=20, dropout=0.2)
         for cls in (CNNLSTMClassifier, CNNLSTMRegressor)
         for missing in ("ffill", "error")
     ],
