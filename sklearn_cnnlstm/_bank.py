@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,11 +27,21 @@ _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds 
 _WEIGHT_GRID = 2.0**8  # values per unit of a competing kernel's weights: few enough for TF32
 _COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
 FEW_SAMPLES = 2000  # of more there are fewer kernels, mixes without the parts (most features), a regressor's caution
-_MIXES = (1, 0, 0), (1, 5, 1), (0, 5, 1)
-_MIXES_OF_MANY = (1, 0, 0), (1, 5, 0)
-_MIXES_OF_COMPETITION = ((0, 0, 0, 1),)
-_MIXES_OF_FRAMES = (1, 0, 0, 0), (0, 1, 1, 0)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+class Mix(NamedTuple):
+    """How ridge regression is to weigh groups of features, and what speaks against weighing them so."""
+
+    shares: tuple[float, ...]  # in the variance of all features, one of each group
+    rank: int | None = None  # how many principal components it reads at most
+    lead: float = 0.0  # by how many standard errors of the folds it has to be better than those before it
+
+
+_MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
+_MIXES_OF_MANY = Mix((1, 0, 0)), Mix((1, 5, 0))
+_MIXES_OF_COMPETITION = (Mix((0, 0, 0, 1)),)
+_MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((0, 1, 1, 0), lead=2.0)  # fields vary smoothly, movements do not
 
 
 def _in_float32(method):
@@ -64,8 +75,6 @@ class KernelBank(nn.Module):
 
     In images and volumes the kernels see what moves: frames less their mean over time.
     """
-
-    fills_gaps = False  # by the last value before them, or sees indicators of them
 
     def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0):
         super().__init__()
@@ -111,7 +120,7 @@ class KernelBank(nn.Module):
         return torch.cat([*levels, *(share.flatten(1) for share in whole), parts.flatten(1), *competition], dim=1)
 
     def mixes(self, n_samples):
-        """Shares in the variance of all features that the groups may have, where so many samples are fitted."""
+        """Mixes of the groups to choose from, where so many samples are fitted."""
         if self.competing is not None:
             return _MIXES_OF_COMPETITION
         if self.of_frames:
@@ -182,7 +191,6 @@ class LevelsFromLast(nn.Module):
     to depend on where they are.
     """
 
-    fills_gaps = True
     of_frames = False
 
     def __init__(self, sample_shape):
@@ -198,7 +206,7 @@ class LevelsFromLast(nn.Module):
         return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
 
     def mixes(self, n_samples):
-        return ((1,),)
+        return (Mix((1,)),)
 
     def units(self):
         return torch.arange(self.width)

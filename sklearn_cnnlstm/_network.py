@@ -81,9 +81,13 @@ class CNNLSTM(nn.Module):
         self.n_features = self.pool.width
         self.head = make_head(self.n_features, n_outputs, dropout, quantiles, norm=norm)
 
-    def standardise(self, X):
-        """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
-        return self.gaps(self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale))
+    def standardise(self, X, bridged=False):
+        """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them.
+
+        With `bridged` these lie on the line between the known values around them.
+        """
+        X = self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale)
+        return self.gaps(X, bridged)
 
     def over_frames(self, cnn):
         return PerFrame(cnn)
@@ -262,9 +266,7 @@ class BankCNNLSTM(CNNLSTM):
 
     def features(self, X, lengths=None):
         """What the frozen kernels see in X: (batch, feature)."""
-        if self.bank.fills_gaps:
-            X = CarriedGaps().carried(X)
-        X = self.standardise(X)
+        X = self.standardise(X, bridged=True)
         return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
 
     def forward(self, X, lengths=None, features=None):
@@ -299,7 +301,7 @@ class BankCNNLSTM(CNNLSTM):
     def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         lengths = lengths if lengths is None else torch.as_tensor(lengths)
-        X = self.standardise(torch.as_tensor(X))
+        X = self.standardise(torch.as_tensor(X), bridged=True)
         if lengths is not None:
             X = zero_behind(X, lengths)
         self.bank.calibrate(X, lengths)
@@ -318,7 +320,7 @@ class NoGaps(nn.Module):
         """X with what is known of missing values in the user's units."""
         return X
 
-    def forward(self, X):
+    def forward(self, X, bridged=False):
         """Standardised X without NaN."""
         return X
 
@@ -333,12 +335,16 @@ class CarriedGaps(NoGaps):
         step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
         return X.gather(1, torch.where(is_nan, 0, step).cummax(1).values)
 
-    def forward(self, X):
+    def forward(self, X, bridged=False):
         return X.masked_fill(X.isnan(), 0)
 
 
 class MarkedGaps(NoGaps):
-    """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so."""
+    """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so.
+
+    `bridged` values are on the line between the last and the next one known at their place, or as the only one of these
+    that there is.
+    """
 
     are_there = True
 
@@ -347,9 +353,22 @@ class MarkedGaps(NoGaps):
         self.register_buffer("channels", torch.as_tensor(channels))
         self.n_indicators = len(channels)
 
-    def forward(self, X):
-        is_nan = X.isnan()
-        return torch.cat([X.masked_fill(is_nan, 0), is_nan[..., self.channels].to(X.dtype)], dim=-1)
+    def forward(self, X, bridged=False):
+        values = bridge(X) if bridged else X
+        indicators = X.isnan()[..., self.channels].to(X.dtype)
+        return torch.cat([values.masked_fill(values.isnan(), 0), indicators], dim=-1)
+
+
+def bridge(X):  # (batch, time, *space, channel)
+    """X with lines over its gaps in time; NaN stays where nothing is known."""
+    is_nan, n_steps = X.isnan(), X.shape[1]
+    step = torch.arange(n_steps, device=X.device).reshape(-1, *[1] * (X.ndim - 2))
+    before = torch.where(is_nan, -1, step).cummax(1).values
+    after = torch.where(is_nan, n_steps, step).flip(1).cummin(1).values.flip(1)
+    last, following = X.gather(1, before.clamp(min=0)), X.gather(1, after.clamp(max=n_steps - 1))
+    last, following = torch.where(before < 0, following, last), torch.where(after == n_steps, last, following)
+    way = (step - before) / (after - before).clamp(min=1)
+    return torch.where(is_nan, last + way * (following - last), X)
 
 
 def make_gaps(gaps):

@@ -19,25 +19,34 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
     group gets a share of the variance from one of the `mixes`, that which predicts best together with its penalty. Some
     groups may have no share in any of them. `caution` is by how many steps of _PENALTIES the penalty is then raised.
     """
-    used = [any(parts) for parts in zip(*mixes, strict=True)]
+    used = [any(parts) for parts in zip(*(mix.shares for mix in mixes), strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
-    blocks, *mixes = (tuple(itertools.compress(values, used)) for values in (blocks, *mixes))
+    blocks = tuple(itertools.compress(blocks, used))
+    mixes = [mix._replace(shares=tuple(itertools.compress(mix.shares, used))) for mix in mixes]
     n_features, features = features.shape[1], features[:, columns]
     rows = _Rows(features, targets.double(), weight, units.to(columns)[columns])
     problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
     best = None
     for mix in mixes:
         predictions, solution = problem.fit(mix)
-        error = rows.weight @ ((predictions - rows.targets) ** 2).sum(2).T  # (penalty,)
-        if best is None or error.min() < best[0]:
-            k = min(int(error.argmin()) + caution, len(error) - 1)
-            best = error.min(), *solution(k), predictions[k]
+        errors = rows.weight * ((predictions - rows.targets) ** 2).sum(2)  # (penalty, sample)
+        least = int(errors.sum(1).argmin())
+        of_folds = torch.stack([errors[least, fold].sum() for fold in folds])
+        if best is None or _is_better(of_folds, best[0], mix.lead):
+            k = min(least + caution, len(errors) - 1)
+            best = of_folds, *solution(k), predictions[k]
     _, coefficients, intercept, predictions = best
     coefficients = coefficients / rows.scale[:, None]
     intercept = intercept - rows.mean @ coefficients
     all_coefficients = coefficients.new_zeros(n_features, coefficients.shape[1])
     all_coefficients[columns] = coefficients
     return all_coefficients, intercept, predictions
+
+
+def _is_better(errors, others, lead):
+    """Whether errors, a sum for each fold, are less than others by so many standard errors."""
+    gains = others - errors
+    return gains.sum() > (lead * gains.std() * len(gains) ** 0.5 if lead else 0)
 
 
 class _Rows:
@@ -81,13 +90,15 @@ class _BySamples:
         """
         y, weight = self.rows.targets, self.rows.weight
         share, root = weight / weight.sum(), weight.sqrt()[:, None]
-        K = sum(part * kernel for part, kernel in zip(mix, self.kernels, strict=True) if part)
+        K = sum(part * kernel for part, kernel in zip(mix.shares, self.kernels, strict=True) if part)
         shift, y_mean = K @ share, share @ y
         K = root * (K - shift[:, None] - shift + share @ shift) * root.T
         values, vectors = torch.linalg.eigh(K)
         penalties = torch.as_tensor(_PENALTIES).to(y.device)[:, None]
         damped = 1 / (values.clamp(min=0) + penalties)  # (penalty, eigenvalue)
         kept = penalties * damped  # what M leaves of each eigenvector, but of a constant it leaves nothing
+        if mix.rank is not None:
+            damped[:, : -mix.rank], kept[:, : -mix.rank] = 0, 1
         constant = root / root.norm()
         scaled = vectors.T @ (root * (y - y_mean))
         predictions = y.repeat(len(penalties), 1, 1)
@@ -99,7 +110,7 @@ class _BySamples:
 
         def solution(k):
             dual = root * (vectors @ (damped[k][:, None] * scaled))
-            parts = zip(mix, self.Z, strict=True)
+            parts = zip(mix.shares, self.Z, strict=True)
             return torch.cat([part / Z.shape[1] * (Z.T @ dual) for part, Z in parts]), y_mean - shift @ dual
 
         return predictions, solution
@@ -116,14 +127,14 @@ class _ByFeatures:
     def fit(self, mix):
         """As that of _BySamples."""
         rows = self.rows
-        share = [torch.full((width,), part / width) for width, part in zip(self.blocks, mix, strict=True)]
+        share = [torch.full((width,), part / width) for width, part in zip(self.blocks, mix.shares, strict=True)]
         share = torch.cat(share).to(rows.targets)
         predictions = rows.targets.new_zeros(len(_PENALTIES), *rows.targets.shape)
         for fold, part in zip(self.folds, self.sums, strict=True):
-            coefficients, intercept = (self.total - part).path(share)
+            coefficients, intercept = (self.total - part).path(share, mix.rank)
             for chunk in fold.split(_CHUNK):
                 predictions[:, chunk] = rows[chunk] @ coefficients + intercept[:, None]
-        coefficients, intercept = self.total.path(share)
+        coefficients, intercept = self.total.path(share, mix.rank)
         return predictions, lambda k: (coefficients[k], intercept[k])
 
 
@@ -148,7 +159,7 @@ class _Sums:
         sums.values = list(values)
         return sums
 
-    def path(self, share):
+    def path(self, share, rank):
         """Coefficients (penalty, feature, output) and intercepts (penalty, output)."""
         weight, z, y, zz, zy = self.values
         mean, y_mean = z / weight, y / weight
@@ -156,5 +167,7 @@ class _Sums:
         values, vectors = torch.linalg.eigh(root * (zz - weight * mean[:, None] * mean) * root.T)
         scaled = vectors.T @ (root * (zy - z[:, None] * y_mean))
         path = scaled / (values.clamp(min=0)[:, None] + torch.as_tensor(_PENALTIES).to(values.device)[:, None, None])
+        if rank is not None:
+            path[:, :-rank] = 0
         coefficients = root * (vectors @ path)
         return coefficients, y_mean - mean @ coefficients

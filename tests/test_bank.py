@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_wine
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank, _training
-from sklearn_cnnlstm._bank import N_PARTS, N_THRESHOLDS, CompetingKernels, KernelBank, LevelsFromLast, _in_two, _rounded
+from sklearn_cnnlstm._bank import (
+    N_PARTS,
+    N_THRESHOLDS,
+    CompetingKernels,
+    KernelBank,
+    LevelsFromLast,
+    Mix,
+    _in_two,
+    _rounded,
+)
 from sklearn_cnnlstm._network import Blend
 from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
 from sklearn_cnnlstm._training import SampleLoss, Samples, TrainingNet
@@ -122,7 +132,7 @@ def test_readout_is_scikit_learns_ridge_at_the_best_penalty_or_above(n_samples, 
         torch.tensor(y),
         [torch.tensor(fold) for fold in folds],
         blocks=[n_features],
-        mixes=[(1.0,)],
+        mixes=[Mix((1.0,))],
         units=torch.tensor(units),
         weight=torch.tensor(weight),
         caution=caution,
@@ -217,7 +227,7 @@ def test_what_hardly_ever_varied_is_not_magnified():
     X[:, 0] = 1e-4 * X[:, 0]  # as a share that is 0 but in a few samples
     y = X[:, 1:] @ torch.ones(39, 1, dtype=X.dtype)
     folds = torch.arange(30).tensor_split(5)
-    coefficients, *_ = solve_ridge(X, y, folds, blocks=[40], mixes=[(1.0,)], units=torch.arange(40))
+    coefficients, *_ = solve_ridge(X, y, folds, blocks=[40], mixes=[Mix((1.0,))], units=torch.arange(40))
     unusual = torch.zeros(1, 40, dtype=X.dtype)
     unusual[0, 0] = 1  # ten thousand standard deviations
     change = float(unusual @ coefficients)
@@ -311,9 +321,10 @@ def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
     torch.manual_seed(0)
     X, y = torch.randn(n_samples, 60), torch.randn(n_samples, 2)
     folds = torch.arange(n_samples).tensor_split(5)
-    mixes = [(1.0, 0.0, 0.0), (1.0, 2.0, 0.0)]
+    mixes = [Mix((1.0, 0.0, 0.0)), Mix((1.0, 2.0, 0.0))]
     coefficients, intercept, cv = solve_ridge(X, y, folds, blocks=[20, 20, 20], mixes=mixes, units=torch.arange(60))
-    of_two = solve_ridge(X[:, :40], y, folds, blocks=[20, 20], mixes=[mix[:2] for mix in mixes], units=torch.arange(40))
+    mixes = [Mix(mix.shares[:2]) for mix in mixes]
+    of_two = solve_ridge(X[:, :40], y, folds, blocks=[20, 20], mixes=mixes, units=torch.arange(40))
     assert torch.equal(coefficients, torch.cat([of_two[0], torch.zeros(20, 2)]))
     assert torch.equal(intercept, of_two[1])
     assert torch.equal(cv, of_two[2])
@@ -327,11 +338,63 @@ def test_caution_does_not_change_which_mix_predicts_best(n_samples, best):
     y = X[:, :20].sum(1, keepdim=True) + torch.randn(n_samples, 1)
     settings = {"blocks": [20, 20], "units": torch.arange(40), "caution": 4}
     folds = torch.arange(n_samples).tensor_split(5)
-    mixes = [(1e4, 5e3), (1e4, 5e3)]  # so large that no penalty there is makes it worse
-    mixes[best] = (1.0, 0.01)
+    mixes = [Mix((1e4, 5e3)), Mix((1e4, 5e3))]  # so large that no penalty there is makes it worse
+    mixes[best] = Mix((1.0, 0.01))
     chosen = solve_ridge(X, y, folds, mixes=mixes, **settings)
     expected = solve_ridge(X, y, folds, mixes=[mixes[best]], **settings)
     assert all(torch.equal(*pair) for pair in zip(chosen, expected, strict=True))
+
+
+@pytest.mark.parametrize("rank", [1, 4, 1000])
+@pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
+def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samples, n_features, rank):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(n_samples, 5)) @ random.normal(size=(5, n_features))
+    X += random.normal(size=(n_samples, n_features))
+    y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2))
+    folds = [np.arange(n_samples)[i::5] for i in range(5)]
+    Z = (X - X.mean(0)) / X.std(0) / n_features**0.5
+    path = np.empty((len(_PENALTIES), *y.shape))
+    for fold in folds:
+        rows = np.setdiff1d(np.arange(n_samples), fold)
+        seen = Z if n_samples <= n_features else Z[rows]
+        components = PCA(min(rank, *seen.shape), svd_solver="full").fit(seen)
+        for predictions, penalty in zip(path, _PENALTIES, strict=True):
+            model = Ridge(alpha=penalty).fit(components.transform(Z[rows]), y[rows])
+            predictions[fold] = model.predict(components.transform(Z[fold]))
+    penalty = _PENALTIES[((path - y) ** 2).sum((1, 2)).argmin()]
+    T = PCA(min(rank, *Z.shape), svd_solver="full").fit_transform(Z)
+    coefficients, intercept, cv = solve_ridge(
+        torch.tensor(X),
+        torch.tensor(y),
+        [torch.tensor(fold) for fold in folds],
+        blocks=[n_features],
+        mixes=[Mix((1.0,), rank=rank)],
+        units=torch.arange(n_features),
+    )
+    expected = Ridge(alpha=penalty).fit(T, y).predict(T)
+    np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(cv.numpy(), path[list(_PENALTIES).index(penalty)], atol=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "is_led"), [(0.1, True), (10.0, False)])
+@pytest.mark.parametrize("n_samples", [30, 300])
+def test_a_mix_with_a_lead_is_to_be_clearly_better(n_samples, noise, is_led):
+    """The second mix reads what tells the target, the first one what is nearly that."""
+    torch.manual_seed(2)
+    told = torch.randn(n_samples, 20)
+    X = torch.cat([told + 0.5 * torch.randn(n_samples, 20), told], dim=1)
+    y = told[:, :3].sum(1, keepdim=True) + noise * torch.randn(n_samples, 1)
+    settings = {"blocks": [20, 20], "units": torch.arange(40)}
+    folds = torch.arange(n_samples).tensor_split(5)
+    near, exact = Mix((1, 0)), Mix((0, 1))
+
+    def reads_exactly(*mixes):
+        coefficients, *_ = solve_ridge(X, y, folds, mixes=mixes, **settings)
+        return bool(coefficients[20:].any())
+
+    assert reads_exactly(near, exact) is True
+    assert reads_exactly(near, exact._replace(lead=2.0)) is is_led
 
 
 def test_frozen_side_alone_tells_frequencies_apart():

@@ -18,7 +18,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _sequences, _training
-from sklearn_cnnlstm._network import CNNLSTM, MapCNNLSTM
+from sklearn_cnnlstm._network import CNNLSTM, MapCNNLSTM, bridge
 from sklearn_cnnlstm.inspection import attention_weights, attribute, spatiotemporal_importance
 
 every_frame = over_frames([(3,), (5, 3), (4, 4, 3), (2, 3, 4, 3)])
@@ -45,6 +45,12 @@ def make_ragged(cls, **kwargs):
 def filled_by_pandas(X):
     """The last value of each channel and place carried on, by pandas, sample by sample."""
     return np.stack([pd.DataFrame(x.reshape(len(x), -1)).ffill().to_numpy().reshape(x.shape) for x in X])
+
+
+def bridged_by_pandas(X):
+    """Gaps as lines between the values around them, by pandas, sample by sample."""
+    frames = [pd.DataFrame(x.reshape(len(x), -1)) for x in X]
+    return np.stack([frame.interpolate(limit_direction="both").to_numpy() for frame in frames]).reshape(X.shape)
 
 
 # -- ffill
@@ -120,14 +126,31 @@ def test_mask_shows_the_network_means_and_indicators(cls, frame, conv_bank):
     axes = tuple(range(X.ndim - 1))
     mean, std = np.nanmean(X, axes, dtype=np.float64), np.nanstd(X, axes, dtype=np.float64)
     by_hand = np.concatenate([np.nan_to_num((X - mean) / std), np.isnan(X[..., GAPPY])], axis=-1)
-    network, seen = model.net_.module_, []
+    network, seen, seen_by_kernels = model.net_.module_, [], []
     network.cnn.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     if conv_bank:
-        network.bank.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        network.bank.register_forward_pre_hook(lambda layer, inputs: seen_by_kernels.append(inputs[0]))
     model.predict(X)
-    assert len(seen) == 1 + (conv_bank > 0)
-    for values in seen:
-        assert_allclose(values, by_hand, atol=1e-4)
+    assert len(seen) == 1
+    assert_allclose(seen[0], by_hand, atol=1e-4)
+    if conv_bank:
+        by_hand[..., :3] = np.nan_to_num((bridged_by_pandas(X) - mean) / std)
+        assert len(seen_by_kernels) == 1
+        assert_allclose(seen_by_kernels[0], by_hand, atol=1e-4)
+
+
+@every_frame
+def test_bridge_is_pandas_interpolate(frame):
+    X, _ = make_data(CNNLSTMRegressor, frame)
+    X[0, :3], X[1, -3:], X[2] = np.nan, np.nan, np.nan  # at the start, at the end, all of the time
+    X[3, 1:] = np.nan
+    assert_allclose(bridge(torch.from_numpy(X)), bridged_by_pandas(X), atol=1e-6)
+
+
+def test_bridge_gives_its_gradient_to_the_values_around_a_gap():
+    X = torch.tensor([1.0, np.nan, np.nan, 7.0, np.nan]).reshape(1, 5, 1).requires_grad_()
+    bridge(X)[0, :, 0].matmul(torch.tensor([0.0, 1.0, 0.0, 0.0, 10.0])).backward()
+    assert_allclose(X.grad[0, :, 0], [2 / 3, 0, 0, 10 + 1 / 3, 0], rtol=1e-6)
 
 
 def test_gap_in_a_table_of_different_units_is_the_mean_of_its_column():
