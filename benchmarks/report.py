@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("sklearn_cnnlstm", "scikit-learn", "skorch", "torch", "numpy", "keras", "aeon")
+_PACKAGES = ("sklearn_cnnlstm", "scikit-learn", "skorch", "torch", "numpy", "keras", "aeon", "psutil")
 
 
 def circumstances():

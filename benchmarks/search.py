@@ -5,7 +5,8 @@ before the clock runs. joblib gives each of two workers half of the cores, where
 threads. So two workers that do not disturb each other gain twice what a fit with half of the threads keeps of the speed
 of one with all of them: that is "could be", measured by the fits of one candidate, in the same turns.
 
-Without psutil joblib's workers collect garbage after each fit, which takes a seventh of a second where torch is loaded.
+Without psutil joblib's workers collect garbage after a fit, once a second at most: a seventh of a second where torch is
+loaded.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main():
         rows.append(row)
         print(report.markdown([row]), flush=True)
     if importlib.util.find_spec("psutil") is None:
-        print("psutil is not installed: the workers collect garbage after each fit")
+        print("psutil is not installed: the workers collect garbage after a fit")
     report.publish(rows, options.out, seconds=seconds)
 
 

@@ -26,22 +26,24 @@ LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever va
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _WEIGHT_GRID = 2.0**8  # values per unit of a competing kernel's weights: few enough for TF32
 _COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
-FEW_SAMPLES = 2000  # of more there are fewer kernels, mixes without the parts (most features), a regressor's caution
+FEW_SAMPLES = 2000  # of more there are fewer kernels, other mixes (without the parts, most features), caution
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 class Mix(NamedTuple):
-    """How ridge regression is to weigh groups of features, and what speaks against weighing them so."""
+    """How ridge regression may weigh groups of features."""
 
-    shares: tuple[float, ...]  # in the variance of all features, one of each group
-    rank: int | None = None  # how many principal components it reads at most
-    lead: float = 0.0  # by how many standard errors of the folds it has to be better than those before it
+    shares: tuple[float, ...]  # of the groups in the variance of all features
+    rank: int | None = None  # how many principal components are read at most
+    lead: float = 0.0  # by how many standard errors it has to be better than the best one before it
 
 
 _MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
 _MIXES_OF_MANY = Mix((1, 0, 0)), Mix((1, 5, 0))
 _MIXES_OF_COMPETITION = (Mix((0, 0, 0, 1)),)
-_MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((0, 1, 1, 0), lead=2.0)  # fields vary smoothly, movements do not
+_MOVEMENTS = Mix((0, 1, 1, 0), lead=2.0)
+_MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), _MOVEMENTS  # few fields vary in few ways
+_MIXES_OF_MANY_FRAMES = Mix((1, 0, 0, 0)), _MOVEMENTS
 
 
 def _in_float32(method):
@@ -123,9 +125,8 @@ class KernelBank(nn.Module):
         """Mixes of the groups to choose from, where so many samples are fitted."""
         if self.competing is not None:
             return _MIXES_OF_COMPETITION
-        if self.of_frames:
-            return _MIXES_OF_FRAMES
-        return _MIXES if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY
+        of_few, of_many = (_MIXES_OF_FRAMES, _MIXES_OF_MANY_FRAMES) if self.of_frames else (_MIXES, _MIXES_OF_MANY)
+        return of_few if n_samples <= FEW_SAMPLES else of_many
 
     def units(self):
         """For each feature a number, the same for all cells of an image: what varies more tells more."""

@@ -81,13 +81,13 @@ class CNNLSTM(nn.Module):
         self.n_features = self.pool.width
         self.head = make_head(self.n_features, n_outputs, dropout, quantiles, norm=norm)
 
-    def standardise(self, X, bridged=False):
-        """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them.
+    def standardise(self, X):
+        """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
+        return self.gaps(self.scaled(X))
 
-        With `bridged` these lie on the line between the known values around them.
-        """
-        X = self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale)
-        return self.gaps(X, bridged)
+    def scaled(self, X):
+        """X of mean 0 and deviation 1, channel by channel, in which NaN may be left."""
+        return self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale)
 
     def over_frames(self, cnn):
         return PerFrame(cnn)
@@ -266,7 +266,7 @@ class BankCNNLSTM(CNNLSTM):
 
     def features(self, X, lengths=None):
         """What the frozen kernels see in X: (batch, feature)."""
-        X = self.standardise(X, bridged=True)
+        X = self.gaps.bridged(self.scaled(X))
         return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
 
     def forward(self, X, lengths=None, features=None):
@@ -301,7 +301,7 @@ class BankCNNLSTM(CNNLSTM):
     def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         lengths = lengths if lengths is None else torch.as_tensor(lengths)
-        X = self.standardise(torch.as_tensor(X), bridged=True)
+        X = self.gaps.bridged(self.scaled(torch.as_tensor(X)))
         if lengths is not None:
             X = zero_behind(X, lengths)
         self.bank.calibrate(X, lengths)
@@ -320,9 +320,13 @@ class NoGaps(nn.Module):
         """X with what is known of missing values in the user's units."""
         return X
 
-    def forward(self, X, bridged=False):
+    def forward(self, X):
         """Standardised X without NaN."""
         return X
+
+    def bridged(self, X):
+        """The same for frozen kernels, to which a leap to the mean would be an event."""
+        return self(X)
 
 
 class CarriedGaps(NoGaps):
@@ -335,16 +339,12 @@ class CarriedGaps(NoGaps):
         step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
         return X.gather(1, torch.where(is_nan, 0, step).cummax(1).values)
 
-    def forward(self, X, bridged=False):
+    def forward(self, X):
         return X.masked_fill(X.isnan(), 0)
 
 
 class MarkedGaps(NoGaps):
-    """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so.
-
-    `bridged` values are on the line between the last and the next one known at their place, or as the only one of these
-    that there is.
-    """
+    """A missing value is its channel's mean, and an indicator for each of some channels tells where that is so."""
 
     are_there = True
 
@@ -353,21 +353,27 @@ class MarkedGaps(NoGaps):
         self.register_buffer("channels", torch.as_tensor(channels))
         self.n_indicators = len(channels)
 
-    def forward(self, X, bridged=False):
-        values = bridge(X) if bridged else X
-        indicators = X.isnan()[..., self.channels].to(X.dtype)
+    def forward(self, X):
+        return self.marked(X, X)
+
+    def bridged(self, X):
+        return self.marked(X.index_copy(-1, self.channels, bridge(X[..., self.channels])), X)
+
+    def marked(self, values, X):
+        """Values without NaN, and indicators of the missing ones of X."""
+        indicators = X[..., self.channels].isnan().to(X.dtype)
         return torch.cat([values.masked_fill(values.isnan(), 0), indicators], dim=-1)
 
 
 def bridge(X):  # (batch, time, *space, channel)
-    """X with lines over its gaps in time; NaN stays where nothing is known."""
+    """X with missing values on the line between the last and the next known one at their place, or as the only one."""
     is_nan, n_steps = X.isnan(), X.shape[1]
     step = torch.arange(n_steps, device=X.device).reshape(-1, *[1] * (X.ndim - 2))
     before = torch.where(is_nan, -1, step).cummax(1).values
     after = torch.where(is_nan, n_steps, step).flip(1).cummin(1).values.flip(1)
     last, following = X.gather(1, before.clamp(min=0)), X.gather(1, after.clamp(max=n_steps - 1))
     last, following = torch.where(before < 0, following, last), torch.where(after == n_steps, last, following)
-    way = (step - before) / (after - before).clamp(min=1)
+    way = (step - before).to(X.dtype) / (after - before).clamp(min=1)
     return torch.where(is_nan, last + way * (following - last), X)
 
 

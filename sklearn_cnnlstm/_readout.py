@@ -14,10 +14,11 @@ _CHUNK = 2048  # rows in float64 at once, where there are more rows than feature
 def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, caution=0):
     """Coefficients (feature, output), intercept (output,) and cross-validated predictions (sample, output).
 
-    `folds` are index tensors; each is predicted by a fit to all other rows. `blocks` are the widths of groups of
-    features that stand side by side. Features are standardised, those of the same number in `units` together, and each
-    group gets a share of the variance from one of the `mixes`, that which predicts best together with its penalty. Some
-    groups may have no share in any of them. `caution` is by how many steps of _PENALTIES the penalty is then raised.
+    `folds` are index tensors; each is predicted by a fit to all other rows (though of no more rows than features all
+    make the principal components). `blocks` are the widths of groups of features that stand side by side. Features are
+    standardised, those of the same number in `units` together, and each group gets a share of the variance from one of
+    the `mixes`: that which predicts best together with its penalty, unless it lacks the lead that it needs. Some groups
+    may have no share in any of them. `caution` is by how many steps of _PENALTIES the penalty is then raised.
     """
     used = [any(parts) for parts in zip(*(mix.shares for mix in mixes), strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
@@ -31,10 +32,9 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
         predictions, solution = problem.fit(mix)
         errors = rows.weight * ((predictions - rows.targets) ** 2).sum(2)  # (penalty, sample)
         least = int(errors.sum(1).argmin())
-        of_folds = torch.stack([errors[least, fold].sum() for fold in folds])
-        if best is None or _is_better(of_folds, best[0], mix.lead):
+        if best is None or _leads(best[0] - errors[least], rows.weight, folds, mix.lead):
             k = min(least + caution, len(errors) - 1)
-            best = of_folds, *solution(k), predictions[k]
+            best = errors[least], *solution(k), predictions[k]
     _, coefficients, intercept, predictions = best
     coefficients = coefficients / rows.scale[:, None]
     intercept = intercept - rows.mean @ coefficients
@@ -43,10 +43,12 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
     return all_coefficients, intercept, predictions
 
 
-def _is_better(errors, others, lead):
-    """Whether errors, a sum for each fold, are less than others by so many standard errors."""
-    gains = others - errors
-    return gains.sum() > (lead * gains.std() * len(gains) ** 0.5 if lead else 0)
+def _leads(gains, weight, folds, lead):
+    """Whether the gains of all rows add up to more than so many standard errors, which those of the folds show."""
+    gains, weight = (torch.stack([values[fold].sum() for fold in folds]) for values in (gains, weight))
+    total, n_folds = gains.sum(), len(folds)
+    scatter = gains - weight / weight.sum() * total
+    return total > lead * (scatter.square().sum() * n_folds / (n_folds - 1)).sqrt()
 
 
 class _Rows:

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_wine
@@ -23,7 +24,7 @@ from sklearn_cnnlstm._bank import (
     _rounded,
 )
 from sklearn_cnnlstm._network import Blend
-from sklearn_cnnlstm._readout import _PENALTIES, solve_ridge
+from sklearn_cnnlstm._readout import _PENALTIES, _leads, solve_ridge
 from sklearn_cnnlstm._training import SampleLoss, Samples, TrainingNet
 
 SHAPES = [(40, 3), (6, 20, 2), (5, 9, 12, 1), (3, 5, 5, 5, 1)]
@@ -352,49 +353,88 @@ def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samp
     X = random.normal(size=(n_samples, 5)) @ random.normal(size=(5, n_features))
     X += random.normal(size=(n_samples, n_features))
     y = X[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(n_samples, 2))
+    weight = random.integers(1, 4, n_samples)
+    blocks, shares = [5, n_features - 5], (3.0, 1.0)
     folds = [np.arange(n_samples)[i::5] for i in range(5)]
-    Z = (X - X.mean(0)) / X.std(0) / n_features**0.5
+    Z = X - np.average(X, 0, weight)
+    Z *= np.sqrt(np.repeat(np.divide(shares, blocks), blocks) / np.average(Z**2, 0, weight))
+
+    def components(rows):
+        n_components = min(rank, len(rows), n_features)
+        return PCA(n_components, svd_solver="full").fit(np.repeat(Z[rows], weight[rows], axis=0))
+
+    every = np.arange(n_samples)
     path = np.empty((len(_PENALTIES), *y.shape))
     for fold in folds:
-        rows = np.setdiff1d(np.arange(n_samples), fold)
-        seen = Z if n_samples <= n_features else Z[rows]
-        components = PCA(min(rank, *seen.shape), svd_solver="full").fit(seen)
+        rows = np.setdiff1d(every, fold)
+        T = components(every if n_samples <= n_features else rows).transform(Z)
         for predictions, penalty in zip(path, _PENALTIES, strict=True):
-            model = Ridge(alpha=penalty).fit(components.transform(Z[rows]), y[rows])
-            predictions[fold] = model.predict(components.transform(Z[fold]))
-    penalty = _PENALTIES[((path - y) ** 2).sum((1, 2)).argmin()]
-    T = PCA(min(rank, *Z.shape), svd_solver="full").fit_transform(Z)
+            predictions[fold] = Ridge(alpha=penalty).fit(T[rows], y[rows], weight[rows]).predict(T[fold])
+    best = (weight @ ((path - y) ** 2).sum(2).T).argmin()
+    T = components(every).transform(Z)
     coefficients, intercept, cv = solve_ridge(
         torch.tensor(X),
         torch.tensor(y),
         [torch.tensor(fold) for fold in folds],
-        blocks=[n_features],
-        mixes=[Mix((1.0,), rank=rank)],
+        blocks=blocks,
+        mixes=[Mix(shares, rank=rank)],
         units=torch.arange(n_features),
+        weight=torch.tensor(weight),
     )
-    expected = Ridge(alpha=penalty).fit(T, y).predict(T)
+    expected = Ridge(alpha=_PENALTIES[best]).fit(T, y, weight).predict(T)
     np.testing.assert_allclose(X @ coefficients.numpy() + intercept.numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(cv.numpy(), path[list(_PENALTIES).index(penalty)], atol=1e-5)
+    np.testing.assert_allclose(cv.numpy(), path[best], atol=1e-5)
 
 
-@pytest.mark.parametrize(("noise", "is_led"), [(0.1, True), (10.0, False)])
-@pytest.mark.parametrize("n_samples", [30, 300])
-def test_a_mix_with_a_lead_is_to_be_clearly_better(n_samples, noise, is_led):
-    """The second mix reads what tells the target, the first one what is nearly that."""
-    torch.manual_seed(2)
-    told = torch.randn(n_samples, 20)
-    X = torch.cat([told + 0.5 * torch.randn(n_samples, 20), told], dim=1)
-    y = told[:, :3].sum(1, keepdim=True) + noise * torch.randn(n_samples, 1)
-    settings = {"blocks": [20, 20], "units": torch.arange(40)}
-    folds = torch.arange(n_samples).tensor_split(5)
-    near, exact = Mix((1, 0)), Mix((0, 1))
+@pytest.mark.parametrize(
+    ("gains", "weight", "lead", "expected"),
+    [
+        ([1, 1], [1, 1], 2, True),
+        ([0, 0], [1, 1], 2, False),
+        ([9, 1], [90, 10], 2, True),  # each sample gains as much
+        ([1, 9], [90, 10], 2, False),
+        ([0.9, 0.1], [1, 1], 0, True),
+        ([-0.9, 0.8], [1, 1], 0, False),
+        ([1, 2, 3, 4, 5], [1] * 5, 4.24, True),  # mean 3, standard error sqrt(2.5 / 5)
+        ([1, 2, 3, 4, 5], [1] * 5, 4.25, False),
+    ],
+)
+def test_a_lead_is_counted_in_standard_errors_of_the_folds(gains, weight, lead, expected):
+    gains, weight = torch.tensor(gains, dtype=torch.float64), torch.tensor(weight, dtype=torch.float64)
+    folds = torch.arange(2 * len(gains)).view(-1, 2)
+    halves = gains.repeat_interleave(2) / 2, weight.repeat_interleave(2) / 2
+    assert bool(_leads(*halves, folds, lead)) is expected
 
-    def reads_exactly(*mixes):
-        coefficients, *_ = solve_ridge(X, y, folds, mixes=mixes, **settings)
-        return bool(coefficients[20:].any())
 
-    assert reads_exactly(near, exact) is True
-    assert reads_exactly(near, exact._replace(lead=2.0)) is is_led
+def test_movements_are_not_chosen_by_luck():
+    torch.manual_seed(0)
+    bank = KernelBank((6, 4, 4, 1), 12)
+    X = torch.randn(40, 6, 4, 4, 1)
+    bank.calibrate(X)
+    features, folds = bank(X), torch.arange(40).tensor_split(5)
+    movements = torch.arange(bank.width).split(bank.blocks)[1]
+
+    def reads_movements(y, mixes):
+        coefficients, *_ = solve_ridge(features, y, folds, blocks=bank.blocks, mixes=mixes, units=bank.units())
+        return bool(coefficients[movements].any())
+
+    mixes = bank.mixes(len(X))
+    at_once = [mix._replace(lead=0.0) for mix in mixes]
+    noise = torch.randn(30, 40, 1)
+    assert sum(reads_movements(y, at_once) for y in noise) > 10
+    assert sum(reads_movements(y, mixes) for y in noise) < 5
+    assert reads_movements(X.diff(dim=1).abs().mean((1, 2, 3)), mixes)
+
+
+@pytest.mark.parametrize(("few_samples", "rank"), [(2000, 20), (50, 30)])
+def test_levels_of_few_images_are_read_as_twenty_components(monkeypatch, few_samples, rank):
+    monkeypatch.setattr(_bank, "FEW_SAMPLES", few_samples)
+    random = np.random.default_rng(0)
+    X = random.normal(size=(100, 3, 6, 6, 1))
+    y = X.mean(axis=1).reshape(100, -1)[:, :30] @ random.normal(size=(30, 39))
+    model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X, y)
+    coefficients = model.net_.module_.join.readout.coefficients
+    assert torch.linalg.matrix_rank(coefficients.double(), rtol=1e-5) == rank
 
 
 def test_frozen_side_alone_tells_frequencies_apart():
@@ -797,6 +837,25 @@ def test_forecast_starts_from_the_last_value_observed(missing):
     expected = np.where(np.arange(500) % 7 == 0, X[:, -4, 1], X[:, -1, 1])
     assert np.ptp(start[:, 0] - expected) < 1e-3
     assert ((model.predict(X_gappy) - y) ** 2).mean() < 1.5 * ((np.c_[expected, expected] - y) ** 2).mean()
+
+
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_levels_from_the_last_value_measure_from_the_last_known_one(is_ragged):
+    X, y = walks(200)
+    X[::7, -3:, 0] = np.nan
+    starts = [i % 5 if is_ragged else 0 for i in range(len(X))]
+    module = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    assert isinstance(module.bank, LevelsFromLast)
+    filled = np.stack([pd.DataFrame(x).ffill().to_numpy() for x in X])
+
+    def features(X):
+        padded = np.full_like(X, np.nan)
+        for i, (x, start) in enumerate(zip(X, starts, strict=True)):
+            padded[i, : len(x) - start] = x[start:]
+        lengths = torch.tensor([X.shape[1] - start for start in starts]) if is_ragged else None
+        return module.features(torch.tensor(padded, dtype=torch.float32), lengths)
+
+    torch.testing.assert_close(features(X), features(filled))
 
 
 def test_forecast_of_ragged_windows_starts_from_their_ends():

@@ -123,8 +123,11 @@ def float64_by_default():
 @pytest.mark.parametrize(
     "setting", [torch.no_grad, torch.inference_mode, float64_by_default, lambda: torch.device("meta")]
 )
-def test_torch_as_the_caller_has_set_it_does_not_change_a_bit(estimator, setting):
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_torch_as_the_caller_has_set_it_does_not_change_a_bit(estimator, setting, has_gaps):
     X, y = small_set()
+    if has_gaps:
+        X[::3, 2:4, 0] = np.nan
     model = estimator(max_epochs=2, random_state=0)
     expected = model.fit(X, y).predict(X)
     with setting():
