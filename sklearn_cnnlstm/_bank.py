@@ -42,7 +42,7 @@ _MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
 _MIXES_OF_MANY = Mix((1, 0, 0)), Mix((1, 5, 0))
 _MIXES_OF_COMPETITION = (Mix((0, 0, 0, 1)),)
 _MOVEMENTS = Mix((0, 1, 1, 0), lead=2.0)
-_MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), _MOVEMENTS  # few fields vary in few ways
+_MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((1, 0, 0, 0), lead=2.0), _MOVEMENTS  # fields vary in few ways
 _MIXES_OF_MANY_FRAMES = Mix((1, 0, 0, 0)), _MOVEMENTS
 
 

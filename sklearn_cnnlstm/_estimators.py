@@ -1533,7 +1533,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     >>> import numpy as np
     >>> from sklearn_cnnlstm import CNNLSTMRegressor
     >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(100, 6, 8, 8, 1))  # 100 sequences of 6 maps of 8 x 8
+    >>> X = rng.normal(size=(100, 6, 8, 8, 1)) + rng.normal(size=(100, 6, 1, 1, 1))  # 6 maps of 8 x 8 each
     >>> y = X[:, -1].mean(axis=(1, 2, 3))
     >>> model = CNNLSTMRegressor(max_epochs=20, random_state=0).fit(X[:60], y[:60])
     >>> bool(model.score(X[60:], y[60:]) > 0.5)

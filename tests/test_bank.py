@@ -426,12 +426,15 @@ def test_movements_are_not_chosen_by_luck():
     assert reads_movements(X.diff(dim=1).abs().mean((1, 2, 3)), mixes)
 
 
-@pytest.mark.parametrize(("few_samples", "rank"), [(2000, 20), (50, 30)])
-def test_levels_of_few_images_are_read_as_twenty_components(monkeypatch, few_samples, rank):
+@pytest.mark.parametrize(
+    ("few_samples", "noise", "rank"),
+    [(2000, 10, 20), (2000, 0, 30), (50, 10, 30)],  # what little is there; clearly more; many images
+)
+def test_levels_of_few_images_are_read_as_twenty_components_or_clearly_more(monkeypatch, few_samples, noise, rank):
     monkeypatch.setattr(_bank, "FEW_SAMPLES", few_samples)
     random = np.random.default_rng(0)
     X = random.normal(size=(100, 3, 6, 6, 1))
-    y = X.mean(axis=1).reshape(100, -1)[:, :30] @ random.normal(size=(30, 39))
+    y = X.mean(axis=1).reshape(100, -1)[:, :30] + noise * random.normal(size=(100, 30))
     model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X, y)
     coefficients = model.net_.module_.join.readout.coefficients
     assert torch.linalg.matrix_rank(coefficients.double(), rtol=1e-5) == rank
