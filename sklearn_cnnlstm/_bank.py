@@ -185,12 +185,8 @@ class KernelBank(nn.Module):
         return _levels(V.mT.flatten(1, 2), self.n_steps, lengths).flatten(1)  # of each channel in each cell
 
 
-class LevelsFromLast(nn.Module):
-    """Levels of each channel of standardised series (batch, time, channel), measured from its last value.
-
-    They stand in for a KernelBank where the targets are changes from a last value: levels drift, and a forecast is not
-    to depend on where they are.
-    """
+class Levels(nn.Module):
+    """Levels of each channel of standardised series (batch, time, channel), as they are in KernelBank."""
 
     of_frames = False
 
@@ -198,13 +194,17 @@ class LevelsFromLast(nn.Module):
         super().__init__()
         n_timesteps, self.n_channels = sample_shape
         self.n_steps = min(n_timesteps, _MOST_STEPS)
-        self.width = (4 + self.n_steps) * self.n_channels
-        self.blocks = (self.width,)
+        self.width = (5 + self.n_steps) * self.n_channels
+
+    @property
+    def blocks(self):
+        return (self.width,)
 
     def forward(self, X, lengths=None):
-        levels = _levels(X[..., : self.n_channels].mT, self.n_steps, lengths)  # (batch, channel, level)
-        mean, deviation, least, greatest, last, steps = levels.split([1, 1, 1, 1, 1, self.n_steps], dim=2)
-        return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
+        return self._of_channels(X, lengths).flatten(1)
+
+    def _of_channels(self, X, lengths):
+        return _levels(X[..., : self.n_channels].mT, self.n_steps, lengths)  # (batch, channel, level)
 
     def mixes(self, n_samples):
         return (Mix((1,)),)
@@ -214,6 +214,19 @@ class LevelsFromLast(nn.Module):
 
     def calibrate(self, X, lengths=None):
         pass
+
+
+class LevelsFromLast(Levels):
+    """Levels of each channel, measured from its last value: those tell changes from there, wherever it is."""
+
+    def __init__(self, sample_shape):
+        super().__init__(sample_shape)
+        self.width -= self.n_channels
+
+    def forward(self, X, lengths=None):
+        levels = self._of_channels(X, lengths)
+        mean, deviation, least, greatest, last, steps = levels.split([1, 1, 1, 1, 1, self.n_steps], dim=2)
+        return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
 
 
 def _levels(V, n_steps, lengths):

@@ -40,7 +40,9 @@ _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of resp
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
 _KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
-_TOLD = 0.25  # of a change's variance by the last value, from which on levels are no more measured from it
+_FAR = 1.5  # variance of a change by that of the target, from which on they have little to do with each other
+_LEAD = 1.2  # of the error of ridge on levels from the last value by that on levels, from which on it is these
+_TRIAL_POSITIONS = 2**22  # steps of up to FEW_SAMPLES series by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
@@ -366,7 +368,7 @@ class _BaseCNNLSTM(BaseEstimator):
         index = _weighted_rows(index, loss_weight)
         self._resolve(len(index), X.shape[1:], keep_network=goes_on)
         with _training.training_scope(self.device_, seed, deterministic=self.deterministic):
-            module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index)
+            module = copy.deepcopy(self.net_.module_) if goes_on else self._build_network(X, y, weight, index, groups)
             folds, held_out = self._readout_folds(y[index], None if groups is None else groups[index])
             train = _training.Samples(
                 X,
@@ -446,7 +448,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.device_ = _training.resolve_device(self.device)
         self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
 
-    def _build_network(self, X, y, weight, index):
+    def _build_network(self, X, y, weight, index, groups=None):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
             kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(len(index), X.shape[1:])}
@@ -475,11 +477,11 @@ class _BaseCNNLSTM(BaseEstimator):
         if self.conv_bank_:
             stride = math.ceil(len(index) * math.prod(X.shape[1:-1]) / _CALIBRATION_POSITIONS)
             some = X[index[::stride]]
-            self._suit_to_data(network, X, y, weight, index, some)
+            self._suit_to_data(network, X, y, weight, index, groups, some)
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         return network
 
-    def _suit_to_data(self, network, X, y, weight, index, some):
+    def _suit_to_data(self, network, X, y, weight, index, groups, some):
         """What data tell of a network with a bank, on which scale to see them and where to start: here nothing."""
 
     def _input_statistics(self, X, index, weight):
@@ -1780,14 +1782,19 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             mean, std = _observed_statistics(frames, weight, per_pixel=True)
             network.set_frame_statistics(mean[0], _sequences.safe_scale(mean[0], std, dtype=np.float32))
 
-    def _suit_to_data(self, network, X, y, weight, index, some):
+    def _suit_to_data(self, network, X, y, weight, index, groups, some):
         """Let targets of series that persist start from the last value of a channel, and squash skewed channels.
 
         Of many samples the network learns what their tails are worth, unless they are to tell changes.
         """
         if X.ndim != 3 or self._is_table:
             return
-        start = self._last_value(network, X, y[index], None if weight is None else weight[index], index)
+        y, weight, groups = (
+            y[index],
+            None if weight is None else weight[index],
+            None if groups is None else groups[index],
+        )
+        start = self._last_value(network, X, y, weight, index, groups)
         if start is not None:
             network.start_from(start, X.shape[1:])
         elif len(index) > FEW_SAMPLES:
@@ -1797,28 +1804,47 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         if (np.abs(skewness) > _SKEWED).any():
             network.squash = Squash(np.abs(skewness) > _SKEWED)
 
-    def _last_value(self, network, X, y, weight, index):
-        """The last value of a channel from which the change of a target varies less than half as much as the target."""
+    def _last_value(self, network, X, y, weight, index, groups):
+        """The last value of a channel from which the change of a target varies less than half as much as the target.
+
+        Of one channel for all targets, from which levels are measured too, unless ridge regression on levels as they
+        are is clearly better.
+        """
         last = _sequences.last_values(X, index)
         usual, _ = _observed_statistics(last, weight, per_pixel=False)
         last = np.where(np.isnan(last), usual, last)
-        _, of_last = _observed_statistics(last, weight, per_pixel=False)
         mean, spread = _observed_statistics(y, weight, per_pixel=False)
-        least, channel, centre = spread / math.sqrt(2), np.full(len(spread), -1), np.zeros(len(spread))
-        told = np.ones(len(spread))  # share of the change's variance that the last value tells
-        for i in range(last.shape[1]):
-            change, spread = _observed_statistics(y - last[:, [i]], weight, per_pixel=False)
-            together, _ = _observed_statistics((y - last[:, [i]]) * (last[:, [i]] - usual[i]), weight, per_pixel=False)
-            is_closer = spread < least
-            least[is_closer], channel[is_closer], centre[is_closer] = spread[is_closer], i, (mean - change)[is_closer]
-            told[is_closer] = (
-                together[is_closer] / np.maximum(spread[is_closer] * of_last[i], np.finfo(float).tiny)
-            ) ** 2
-        if (channel < 0).all():
-            return None
+        changes = [_observed_statistics(y - last[:, [i]], weight, per_pixel=False) for i in range(last.shape[1])]
+        change, spread_of_change = map(np.stack, zip(*changes, strict=True))  # (channel, target)
+        constant = spread == 0
+        ratio = np.where(constant, 1.0, spread_of_change / np.where(constant, 1.0, spread)) ** 2
         _, scale = network.target_statistics()
-        is_change = bool((told < _TOLD).all())
-        return LastValue(channel, centre, (channel >= 0) / scale, self.quantiles_, is_change=is_change)
+
+        best = ratio.argmin(axis=0)
+        persists = np.take_along_axis(ratio, best[np.newaxis], 0)[0] < 1 / 2
+        of_each = LastValue(
+            best, mean - np.take_along_axis(change, best[np.newaxis], 0)[0], persists / scale, self.quantiles_
+        )
+        one = ratio.mean(axis=1).argmin()
+        of_all = LastValue(np.full_like(best, one), mean - change[one], 1 / scale, self.quantiles_, is_change=True)
+        if ratio[one].mean() < _FAR and self._are_changes(network, X, y, weight, index, groups, (of_each, of_all)):
+            return of_all
+        return of_each if persists.any() else None
+
+    def _are_changes(self, network, X, y, weight, index, groups, starts):
+        """Whether ridge regression on levels is no clearly better from the first start than from the other one.
+
+        This one has levels that are measured from the last values. Which is better, neighbours that are left out
+        together show: where levels drift, they lead astray.
+        """
+        step = math.ceil(len(index) / min(FEW_SAMPLES, max(10, _TRIAL_POSITIONS // X.shape[1])))
+        some, y = X[index[::step]], y[::step]
+        weight, groups = (None if values is None else values[::step] for values in (weight, groups))
+        mean, scale = network.target_statistics()
+        samples = np.asarray(some, dtype=np.float32), getattr(some, "lengths", None), (y - mean) / scale, weight
+        folds = self._parts(y, groups, 5)
+        losses = [network.loss_of_levels(start, *samples, folds=folds) for start in starts]
+        return losses[1] < _LEAD * losses[0]
 
     def _loss(self):
         return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")

@@ -7,11 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ._bank import FEW_SAMPLES, LEAST_SPREAD, KernelBank, LevelsFromLast
+from ._bank import FEW_SAMPLES, LEAST_SPREAD, KernelBank, Levels, LevelsFromLast
+from ._readout import validated_loss
 
 POOLINGS = ("last", "mean", "max", "attention")
 _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (benchmarks/recipe.md)
 _CAUTION = 2  # steps of the readout's penalties, a decade together
+_LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
 _TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
 
@@ -85,6 +87,10 @@ class CNNLSTM(nn.Module):
         """X without NaN, each channel of mean 0 and deviation 1, and indicators of its missing values behind them."""
         return self.gaps(self.scaled(X))
 
+    def seen(self, X, lengths=None):
+        """What the CNN sees of X."""
+        return self.standardise(X)
+
     def scaled(self, X):
         """X of mean 0 and deviation 1, channel by channel, in which NaN may be left."""
         return self.squash((self.gaps.carried(X) - self.input_mean) / self.input_scale)
@@ -98,7 +104,7 @@ class CNNLSTM(nn.Module):
 
     def states(self, X, lengths=None):
         """States of the LSTM at all steps, the last of each direction, and what the CNN leaves of the lengths."""
-        X = self.vary(self.standardise(X))
+        X = self.vary(self.seen(X, lengths))
         if lengths is None:
             return *self.lstm(self.cnn(X)), None
         X, lengths = self.cnn.ragged(zero_behind(X, lengths), lengths)
@@ -248,7 +254,9 @@ class FromNothing(nn.Module):
 class BankCNNLSTM(CNNLSTM):
     """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend.
 
-    Both answer with changes from a LastValue where targets persist.
+    Both answer with changes from a LastValue where targets persist. Where all are such changes, frozen kernels give way
+    to levels, and both see series measured from their last values, the learned network in units of how far each series
+    spreads, in which it answers too (as Kim et al., ICLR 2022): forecasts are not to depend on where series are.
     """
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
@@ -258,26 +266,47 @@ class BankCNNLSTM(CNNLSTM):
         self.start = None
 
     def start_from(self, start, sample_shape):
-        """Let the answers start at a LastValue; changes are read off levels that are measured from it."""
+        """Let the answers start at a LastValue."""
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
+    @property
+    def is_change(self):
+        return self.start is not None and self.start.is_change
+
     def features(self, X, lengths=None):
-        """What the frozen kernels see in X: (batch, feature)."""
+        """What is read off X without training: (batch, feature)."""
+        return self.bank(self.bridged(X, lengths), lengths)
+
+    def bridged(self, X, lengths=None):
+        """What frozen kernels see of X."""
         X = self.gaps.bridged(self.scaled(X))
-        return self.bank(X if lengths is None else zero_behind(X, lengths), lengths)
+        return X if lengths is None else zero_behind(X, lengths)
+
+    def seen(self, X, lengths=None):
+        if not self.is_change:
+            return super().seen(X, lengths)
+        X = self.scaled(X)
+        values, indicators = self.gaps(X).tensor_split([X.shape[-1]], dim=-1)
+        last = self.last_step(X, lengths).nan_to_num(0.0)
+        return torch.cat([(values - last[:, None]) / _spread(X)[:, None], indicators], dim=-1)
+
+    def learned(self, X, lengths=None):
+        """The answer of the learned network, or the change that it answers with."""
+        answer = super().forward(X, lengths)
+        return answer * self.start.of_outputs(_spread(self.scaled(X))) if self.is_change else answer
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
-        return self.started(self.join(super().forward(X, lengths), features), X, lengths)
+        return self.started(self.join(self.learned(X, lengths), features), X, lengths)
 
     def answers(self, X, lengths=None, features=None):
         """What is compared with the targets in training, each on its own."""
         if features is None and self.join.reads_features:
             features = self.features(X, lengths)
-        changes = self.join.opinions(super().forward(X, lengths), features)
+        changes = self.join.opinions(self.learned(X, lengths), features)
         return [self.started(change, X, lengths) for change in changes]
 
     def opinions(self, X, lengths=None):
@@ -298,13 +327,25 @@ class BankCNNLSTM(CNNLSTM):
             X = CarriedGaps().carried(X)  # NaN is behind the ends, too
         return X[:, -1].float()
 
+    def loss_of_levels(self, start, X, lengths, targets, weight, *, folds):
+        """Sum of squares that ridge on levels of X leaves of folds that it has not seen, if answers started there."""
+        X, targets = torch.as_tensor(X), torch.as_tensor(targets)
+        lengths, weight = (None if values is None else torch.as_tensor(values) for values in (lengths, weight))
+        bank = (LevelsFromLast if start.is_change else Levels)(X.shape[1:])
+        changes = targets - start(self.last_step(X, lengths)).reshape(targets.shape)
+        features = bank(self.bridged(X, lengths), lengths)
+        return validated_loss(bank, features, changes, [torch.as_tensor(fold) for fold in folds], weight)
+
     def calibrate(self, X, lengths=None):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         lengths = lengths if lengths is None else torch.as_tensor(lengths)
-        X = self.gaps.bridged(self.scaled(torch.as_tensor(X)))
-        if lengths is not None:
-            X = zero_behind(X, lengths)
-        self.bank.calibrate(X, lengths)
+        self.bank.calibrate(self.bridged(torch.as_tensor(X), lengths), lengths)
+
+
+def _spread(X):
+    """Standard deviation (batch, channel) of series (batch, time, channel), some of whose values are NaN."""
+    variance = (X - X.nanmean(1, keepdim=True)).square().nanmean(1).nan_to_num(0.0)
+    return (variance + _LEAST_VARIANCE).sqrt()
 
 
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
@@ -692,10 +733,10 @@ class LastValue(nn.Module):
     """Where the answers start: for a target that persists at the last value of a channel, for others at their mean.
 
     `channel`, `centre` and `slope` have an entry per target: a slope of 0 is that of one that does not persist.
-    `is_change`: all targets persist, and where the last value is tells little of their changes.
+    `is_change`: all targets are changes from there, whatever the levels are.
     """
 
-    def __init__(self, channel, centre, slope, quantiles, *, is_change):
+    def __init__(self, channel, centre, slope, quantiles=(), *, is_change=False):
         super().__init__()
         self.register_buffer("channel", torch.as_tensor(channel))
         self.register_buffer("centre", torch.as_tensor(centre, dtype=torch.float32))
@@ -704,8 +745,14 @@ class LastValue(nn.Module):
         self.quantile_axis = (1,) if quantiles else ()
 
     def forward(self, last):  # (batch, channel) in the user's units, NaN where there is no value
-        start = (last[:, self.channel] - self.centre).nan_to_num(0.0) * self.slope
-        return start.reshape(*start.shape, *self.quantile_axis)
+        return self._as_answer((last[:, self.channel] - self.centre).nan_to_num(0.0) * self.slope)
+
+    def of_outputs(self, values):  # (batch, channel)
+        """The value that belongs to the channel of each target."""
+        return self._as_answer(values[:, self.channel])
+
+    def _as_answer(self, values):
+        return values.reshape(*values.shape, *self.quantile_axis)
 
 
 class FrozenReadout(nn.Module):

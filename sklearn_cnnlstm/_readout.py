@@ -43,6 +43,14 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
     return all_coefficients, intercept, predictions
 
 
+def validated_loss(bank, features, targets, folds, weight=None):
+    """Sum of squares that ridge regression on the features of a bank leaves of targets in folds it has not seen."""
+    how = {"blocks": bank.blocks, "mixes": bank.mixes(len(features)), "units": bank.units(), "weight": weight}
+    _, _, predictions = solve_ridge(features, targets, folds, **how)
+    squares = ((predictions - targets) ** 2).sum(1)
+    return float(squares.sum() if weight is None else weight @ squares)
+
+
 def _leads(gains, weight, folds, lead):
     """Whether the gains of all rows add up to more than so many standard errors, which those of the folds show."""
     gains, weight = (torch.stack([values[fold].sum() for fold in folds]) for values in (gains, weight))
