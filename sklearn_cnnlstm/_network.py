@@ -14,8 +14,9 @@ POOLINGS = ("last", "mean", "max", "attention")
 _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (benchmarks/recipe.md)
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
-_TRUST_PARTS = 6  # of held-out samples, whose mean losses are taken to be independent
-_TRUST_ERRORS = 5.5  # of that mean: Student's t which six parts exceed as rarely as many parts exceed 3
+_TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
+_TRUST_PARTS = 6  # of held-out samples, which are taken to be independent of each other
+_TRUST_SAMPLES = 24  # and as how many independent ones they all count at most
 
 _LAYERS = {
     1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -619,6 +620,7 @@ class Vote(nn.Module):
     """
 
     reads_features = True  # in training
+    trusts = torch.linspace(0, 1, 41)  # that are tried
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
@@ -653,9 +655,9 @@ class Vote(nn.Module):
         """By how many steps the penalty of what is linear is to be above the one that predicts best."""
         return 0
 
-    def choose(self, trusts, losses):  # (trust,), (trust, sample)
+    def choose(self, losses):  # (trust, sample)
         """The trust with the least loss."""
-        return trusts[losses.mean(1).argmin()]
+        return self.trusts[losses.mean(1).argmin()]
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
@@ -673,18 +675,19 @@ class Vote(nn.Module):
 class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
-    How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on: half,
-    unless they clearly tell otherwise, and if early stopping chooses the epoch.
+    How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on, as far
+    as they tell it, unless early stopping chooses the epoch.
     """
 
     holds_out = True
+    trusts = torch.tensor([0.0, 0.5, 1.0])  # that are tried
     reads_features = False  # in training
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
         self.median = quantiles.index(0.5) if quantiles else None
         self.readout = FrozenReadout(bank.width, n_outputs)
-        self.register_buffer("trust", torch.tensor(0.5))
+        self.register_buffer("trust", torch.tensor(_TRUST[0]))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
         return self.blend(self.base(features), self.opinions(learned, features), self.trust)
@@ -711,21 +714,33 @@ class Blend(nn.Module):
         """
         return _CAUTION if n_samples > FEW_SAMPLES else 0
 
-    def choose(self, trusts, losses):  # (trust,), (trust, sample)
-        """The trust closest to 1/2 whose loss is not clearly more than the least one.
+    def choose(self, losses):  # (trust, sample)
+        """The trust with the least loss, drawn towards what is usual: more, the less the samples tell.
 
-        Samples often follow each other in time, and neighbours err together: the errors are those of means of parts.
+        The loss is taken to be a parabola of the trust. Samples often follow each other in time, and neighbours err
+        together: how far the best trust may be off shows in parts of them, and they count as a few at most.
         """
-        excess = losses - losses[losses.mean(1).argmin()]
-        parts = excess.tensor_split(_TRUST_PARTS, dim=1)
-        means = torch.stack([part.mean(1) for part in parts], dim=1)  # NaN, of too few samples: nothing is worse
-        is_worse = excess.mean(1) > _TRUST_ERRORS * means.std(1) / _TRUST_PARTS**0.5
-        return trusts[(trusts - 0.5).abs().masked_fill(is_worse, torch.inf).argmin()]
+        usual, deviation = _TRUST
+        n_parts = min(_TRUST_PARTS, losses.shape[1])
+        parts = [part.sum(1) for part in losses.double().tensor_split(n_parts, dim=1)]
+        none, half, whole = torch.stack(parts, dim=1)  # (part,) each
+        slope, bend = whole - none, 4 * (none + whole - 2 * half)  # where the trust is a half
+        total = bend.sum()
+        if n_parts < 2 or not total > 0:
+            return usual
+        best = 0.5 - slope.sum() / total
+        left = slope + bend * (best - 0.5)  # the slopes there, which add up to 0
+        by_parts = left.square().sum() * n_parts / (n_parts - 1) / total**2
+        nearest = best.clamp(0, 1) - 0.5
+        least_loss = half.sum() + slope.sum() * nearest + total * nearest**2 / 2
+        variance = torch.maximum(by_parts, 2 * least_loss / (_TRUST_SAMPLES * total))
+        told = deviation**2 / (deviation**2 + variance)
+        return (usual + told * (best - usual)).clamp(0, 1)
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(features, coefficients, intercept)
-        self.trust.fill_(0.5)
+        self.trust.fill_(_TRUST[0])
         return {}
 
 

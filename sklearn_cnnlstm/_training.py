@@ -31,7 +31,6 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _CLIP_NORM = 1.0
-_TRUSTS = np.linspace(0, 1, 41)
 _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
@@ -611,10 +610,9 @@ class TrainingNet(NeuralNet):
         opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
         join = self.module_.join
-        trusts = torch.tensor(_TRUSTS, dtype=torch.float32)
-        blends = (join.blend(samples.base, opinions, trust) for trust in trusts)
+        blends = (join.blend(samples.base, opinions, trust) for trust in join.trusts)
         losses = torch.stack([self.criterion_(blend, samples.y) * weight for blend in blends])
-        join.trust.fill_(join.choose(trusts, losses))
+        join.trust.fill_(join.choose(losses))
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""

@@ -23,7 +23,7 @@ from sklearn_cnnlstm._bank import (
     _in_two,
     _rounded,
 )
-from sklearn_cnnlstm._network import Blend
+from sklearn_cnnlstm._network import BankCNNLSTM, Blend
 from sklearn_cnnlstm._readout import _PENALTIES, _leads, solve_ridge
 from sklearn_cnnlstm._training import SampleLoss, Samples, TrainingNet
 
@@ -477,23 +477,37 @@ def test_learned_network_that_is_clearly_worse_is_not_trusted():
     assert model.net_.module_.join.trust < 0.1
 
 
-def test_learned_network_has_half_of_the_say_where_nothing_tells():
-    random = np.random.default_rng(0)
-    X, y = random.normal(size=(60, 30, 1)), random.normal(size=60)
-    model = CNNLSTMRegressor(conv_bank=20, max_epochs=3, random_state=0).fit(X, y)
-    assert model.net_.module_.join.trust == 0.5
+def squares(trusts, base, learned, y):
+    return (torch.lerp(base, learned, trusts[:, None]) - y) ** 2
+
+
+def blend():
+    return Blend(KernelBank((20, 1), 20), 1, 8, ())
+
+
+@pytest.mark.parametrize("n_samples", [1, 60])
+@pytest.mark.parametrize("loss", [1.0, torch.nan])
+def test_learned_network_has_its_usual_say_where_nothing_tells(n_samples, loss):
+    assert blend().choose(torch.full((3, n_samples), loss)) == pytest.approx(float(blend().trust))
+
+
+@pytest.mark.parametrize("least_squares", [0.8, 0.1])
+def test_trust_is_that_of_least_squares_where_samples_tell_it(least_squares):
+    random = torch.Generator().manual_seed(0)
+    base, learned, noise = torch.randn((3, 600), generator=random)
+    y = torch.lerp(base, learned, torch.tensor(least_squares)) + 0.01 * noise
+    assert blend().choose(squares(blend().trusts, base, learned, y)) == pytest.approx(least_squares, abs=0.01)
+    y = y + 30 * noise
+    assert blend().choose(squares(blend().trusts, base, learned, y)) == pytest.approx(float(blend().trust), abs=0.1)
 
 
 def test_neighbours_that_err_together_do_not_tell_much():
-    """400 samples in a row, of which the second half is better without the network: as if there were two."""
-    bank = KernelBank((20, 1), 20)
-    trusts = torch.linspace(0, 1, 41)
-    better, worse = torch.full((200,), 0.2), torch.full((200,), -1.0)
-    independent = torch.cat([better, worse])[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    join = Blend(bank, 1, 8, ())
-    for gain, expected in ((torch.cat([better, worse]), 0.5), (independent, 0.0)):
-        losses = 2 - trusts[:, None] * gain
-        assert join.choose(trusts, losses) == expected
+    """400 samples in a row, of which half are best with the network and half without it, or all of these mixed."""
+    base, learned = torch.zeros(400), torch.ones(400)
+    in_a_row = torch.cat([torch.full((200,), 0.99), torch.full((200,), 0.61)])
+    mixed = in_a_row[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
+    trusts = [float(blend().choose(squares(blend().trusts, base, learned, y))) for y in (in_a_row, mixed)]
+    assert float(blend().trust) < trusts[0] < trusts[1] - 0.05 < 0.8
 
 
 def test_trust_outlives_the_return_of_the_best_weights():
@@ -807,6 +821,53 @@ def test_readout_of_changes_is_ridge_on_levels_from_the_last_value():
     known = np.c_[features.numpy(), np.ones(len(X))]
     assert np.abs(change - known @ np.linalg.lstsq(known, change, rcond=None)[0]).max() < 1e-4
     assert module.start.channel.tolist() == [1, 1]
+
+
+def drifting(n=240, shift=2.0):
+    """Windows of noise about a level that is another one every forty samples, and the next value."""
+    random = np.random.default_rng(0)
+    level = random.permutation(np.arange(n // 40)).repeat(40) * shift / 2 + shift * (np.arange(n) >= n // 2)
+    series = random.normal(size=(n, 22)) + level[:, None]
+    return series[:, :20, None].astype(np.float32), series[:, 20]
+
+
+def test_levels_are_measured_from_the_last_value_where_they_drift():
+    X, y = drifting()
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X[:120], y[:120])
+    assert isinstance(model.net_.module_.bank, LevelsFromLast)
+    level = X.mean(axis=(1, 2))
+    of_noise = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X - level[:, None, None], y - level)
+    assert isinstance(of_noise.net_.module_.bank, KernelBank)
+
+
+def test_folds_that_tell_where_to_measure_from_divide_no_group(monkeypatch):
+    X, y = walks(120)
+    groups = np.random.default_rng(0).integers(12, size=120)
+    seen, loss = [], BankCNNLSTM.loss_of_levels
+    monkeypatch.setattr(
+        BankCNNLSTM, "loss_of_levels", lambda *args, folds: seen.append(folds) or loss(*args, folds=folds)
+    )
+    CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y, groups=groups)
+    assert len(seen) == 2
+    for folds in seen:
+        assert sorted(np.concatenate(folds)) == list(range(120))
+        parts = [set(groups[fold]) for fold in folds]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 12
+
+
+def test_network_answers_with_changes_in_units_of_the_spread_from_the_last_value_on():
+    X, y = walks()
+    X, y = np.concatenate([X, -X]), np.concatenate([y, -y])  # not skewed
+    module = CNNLSTMRegressor(conv_bank=84, max_epochs=2, random_state=0).fit(X, y).net_.module_
+    X = torch.tensor(X)
+
+    def changes(X):
+        with torch.no_grad():
+            return module.learned(X)
+
+    torch.testing.assert_close(changes(X + torch.tensor([3.0, -70.0])), changes(X), atol=1e-4, rtol=1e-3)
+    wide = X[:, -1:] + 1000 * (X - X[:, -1:])
+    torch.testing.assert_close(changes(X[:, -1:] + 2 * (wide - X[:, -1:])), 2 * changes(wide), atol=1e-2, rtol=1e-3)
 
 
 def test_kernels_stay_where_not_all_targets_persist():
