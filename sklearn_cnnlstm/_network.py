@@ -620,7 +620,7 @@ class Vote(nn.Module):
     """
 
     reads_features = True  # in training
-    trusts = torch.arange(41) / 40  # that are tried
+    trusts = tuple(i / 40 for i in range(41))  # that are tried
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
@@ -680,7 +680,7 @@ class Blend(nn.Module):
     """
 
     holds_out = True
-    trusts = torch.tensor([0.0, 0.5, 1.0])  # that are tried
+    trusts = (0.0, 0.5, 1.0)  # that are tried
     reads_features = False  # in training
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
