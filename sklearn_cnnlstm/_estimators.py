@@ -40,7 +40,8 @@ _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of resp
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
 _KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
-_FAR = 1.5  # variance of a change by that of the target, from which on they have little to do with each other
+_FAR = 1.5  # variance of a change by that of the target, from which on this does not continue a channel
+_NEAR = 0.25  # correlation of target and last value, up to which it does not either
 _LEAD = 1.2  # of the error of ridge on levels from the last value by that on levels, from which on it is these
 _TRIAL_POSITIONS = 2**22  # steps of up to FEW_SAMPLES series by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
@@ -1813,6 +1814,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         last = _sequences.last_values(X, index)
         usual, _ = _observed_statistics(last, weight, per_pixel=False)
         last = np.where(np.isnan(last), usual, last)
+        _, spread_of_last = _observed_statistics(last, weight, per_pixel=False)
         mean, spread = _observed_statistics(y, weight, per_pixel=False)
         changes = [_observed_statistics(y - last[:, [i]], weight, per_pixel=False) for i in range(last.shape[1])]
         change, spread_of_change = map(np.stack, zip(*changes, strict=True))  # (channel, target)
@@ -1825,9 +1827,16 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         of_each = LastValue(
             best, mean - np.take_along_axis(change, best[np.newaxis], 0)[0], persists / scale, self.quantiles_
         )
-        one = ratio.mean(axis=1).argmin()
+        both = np.maximum(2 * spread * spread_of_last[:, np.newaxis], np.finfo(float).tiny)
+        correlation = (spread**2 + spread_of_last[:, np.newaxis] ** 2 - spread_of_change**2) / both
+        near = correlation.mean(axis=1) > _NEAR
+        one = np.where(near, ratio.mean(axis=1), np.inf).argmin()
         of_all = LastValue(np.full_like(best, one), mean - change[one], 1 / scale, self.quantiles_, is_change=True)
-        if ratio[one].mean() < _FAR and self._are_changes(network, X, y, weight, index, groups, (of_each, of_all)):
+        if (
+            near[one]
+            and ratio[one].mean() < _FAR
+            and self._are_changes(network, X, y, weight, index, groups, (of_each, of_all))
+        ):
             return of_all
         return of_each if persists.any() else None
 

@@ -840,6 +840,15 @@ def test_levels_are_measured_from_the_last_value_where_they_drift():
     assert isinstance(of_noise.net_.module_.bank, KernelBank)
 
 
+def test_a_channel_that_hardly_varies_is_none_that_the_target_continues():
+    random = np.random.default_rng(0)
+    time = random.uniform(0, 2 * np.pi, size=(200, 1)) + np.arange(20)
+    X = np.stack([np.sin(time), 0.1 * random.normal(size=time.shape)], axis=2).astype(np.float32)
+    y = np.cos(time[:, -1]) + 0.3 * random.normal(size=200)
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y)
+    assert model.net_.module_.start is None
+
+
 def test_folds_that_tell_where_to_measure_from_divide_no_group(monkeypatch):
     X, y = walks(120)
     groups = np.random.default_rng(0).integers(12, size=120)
