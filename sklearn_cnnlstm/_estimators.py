@@ -40,10 +40,9 @@ _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of resp
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
 _KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
-_FAR = 1.5  # variance of a change by that of the target, from which on this does not continue a channel
-_NEAR = 0.25  # correlation of target and last value, up to which it does not either
-_LEAD = 1.2  # of the error of ridge on levels from the last value by that on levels, from which on it is these
-_TRIAL_POSITIONS = 2**22  # steps of up to FEW_SAMPLES series by which that is found
+_FAR = 1.5  # variance of a change by those of the target and of the last value, the lesser: not as far as that
+_LEAD = 1.2  # levels are measured from last values unless ridge then leaves so many times the squared error, or more
+_TRIAL_VALUES = 2**22  # in up to FEW_SAMPLES series, by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
@@ -835,6 +834,12 @@ def _is_auto(value):
 
 def _draw_seed(random_state):
     return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def _square_of_ratio(a, b):
+    """(a / b)**2, infinite where b is 0."""
+    with np.errstate(over="ignore"):
+        return np.divide(a, b, out=np.full(a.shape, np.inf), where=b > 0) ** 2
 
 
 def _channels(numbers):
@@ -1806,54 +1811,53 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
             network.squash = Squash(np.abs(skewness) > _SKEWED)
 
     def _last_value(self, network, X, y, weight, index, groups):
-        """The last value of a channel from which the change of a target varies less than half as much as the target.
+        """Where the answers start, None if at the mean of each target.
 
-        Of one channel for all targets, from which levels are measured too, unless ridge regression on levels as they
-        are is clearly better.
+        All are changes from last values, if ridge regression does not tell clearly otherwise and the changes are not
+        far. If it does, those targets start at a last value whose changes vary less than half as much as they do.
         """
         last = _sequences.last_values(X, index)
         usual, _ = _observed_statistics(last, weight, per_pixel=False)
         last = np.where(np.isnan(last), usual, last)
-        _, spread_of_last = _observed_statistics(last, weight, per_pixel=False)
-        mean, spread = _observed_statistics(y, weight, per_pixel=False)
+        _, of_last = _observed_statistics(last, weight, per_pixel=False)
+        mean, of_target = _observed_statistics(y, weight, per_pixel=False)
         changes = [_observed_statistics(y - last[:, [i]], weight, per_pixel=False) for i in range(last.shape[1])]
-        change, spread_of_change = map(np.stack, zip(*changes, strict=True))  # (channel, target)
-        constant = spread == 0
-        ratio = np.where(constant, 1.0, spread_of_change / np.where(constant, 1.0, spread)) ** 2
+        change, of_change = map(np.stack, zip(*changes, strict=True))  # (channel, target)
         _, scale = network.target_statistics()
 
-        best = ratio.argmin(axis=0)
-        persists = np.take_along_axis(ratio, best[np.newaxis], 0)[0] < 1 / 2
-        of_each = LastValue(
-            best, mean - np.take_along_axis(change, best[np.newaxis], 0)[0], persists / scale, self.quantiles_
-        )
-        both = np.maximum(2 * spread * spread_of_last[:, np.newaxis], np.finfo(float).tiny)
-        correlation = (spread**2 + spread_of_last[:, np.newaxis] ** 2 - spread_of_change**2) / both
-        near = correlation.mean(axis=1) > _NEAR
-        one = np.where(near, ratio.mean(axis=1), np.inf).argmin()
-        of_all = LastValue(np.full_like(best, one), mean - change[one], 1 / scale, self.quantiles_, is_change=True)
-        if (
-            near[one]
-            and ratio[one].mean() < _FAR
-            and self._are_changes(network, X, y, weight, index, groups, (of_each, of_all))
-        ):
+        def start(channel, **keywords):
+            return LastValue(channel, mean - change[channel, targets], quantiles=self.quantiles_, **keywords)
+
+        targets = np.arange(len(mean))
+        is_constant = of_target != _sequences.safe_scale(mean, of_target)
+        ratio = np.where(is_constant, 1.0, _square_of_ratio(of_change, of_target))
+        nearest = ratio.argmin(axis=0)
+        persists = ratio[nearest, targets] < 1 / 2
+        one = np.full_like(nearest, ratio.mean(axis=1).argmin())
+        channel = one if ratio[one[0]].mean() < 2 * ratio[nearest, targets].mean() else nearest
+        of_each = start(nearest, slope=persists / scale)
+        of_all = start(channel, slope=1 / scale, is_change=True)
+        distance = _square_of_ratio(of_change, np.minimum(of_target, of_last[:, np.newaxis]))[channel, targets]
+        is_near = np.where(is_constant, 1.0, distance).mean() < _FAR
+        if is_near and self._are_changes(network, X, y, weight, index, groups, of_each, of_all):
             return of_all
         return of_each if persists.any() else None
 
-    def _are_changes(self, network, X, y, weight, index, groups, starts):
-        """Whether ridge regression on levels is no clearly better from the first start than from the other one.
+    def _are_changes(self, network, X, y, weight, index, groups, of_each, of_all):
+        """Whether ridge regression on levels is not clearly better than on levels measured from the last values.
 
-        This one has levels that are measured from the last values. Which is better, neighbours that are left out
-        together show: where levels drift, they lead astray.
+        The answers start at `of_each`, or at `of_all`. Neighbours are left out together: where levels drift, these lead
+        astray.
         """
-        step = math.ceil(len(index) / min(FEW_SAMPLES, max(10, _TRIAL_POSITIONS // X.shape[1])))
+        most = max(10, min(FEW_SAMPLES, _TRIAL_VALUES // math.prod(X.shape[1:])))
+        step = math.ceil(len(index) / most)
         some, y = X[index[::step]], y[::step]
         weight, groups = (None if values is None else values[::step] for values in (weight, groups))
         mean, scale = network.target_statistics()
         samples = np.asarray(some, dtype=np.float32), getattr(some, "lengths", None), (y - mean) / scale, weight
         folds = self._parts(y, groups, 5)
-        losses = [network.loss_of_levels(start, *samples, folds=folds) for start in starts]
-        return losses[1] < _LEAD * losses[0]
+        as_they_are, from_last = (network.loss_of_levels(start, *samples, folds=folds) for start in (of_each, of_all))
+        return from_last < _LEAD * as_they_are
 
     def _loss(self):
         return _training.SampleLoss(self.loss, quantiles=self.quantiles_, per_entry=self._target != "sample")

@@ -16,7 +16,7 @@ _CAUTION = 2  # steps of the readout's penalties, a decade together
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
 _TRUST_PARTS = 6  # of held-out samples, which are taken to be independent of each other
-_TRUST_SAMPLES = 24  # and as how many independent ones they all count at most
+_TRUST_SAMPLES = 12  # and as how many independent ones they all count at most
 
 _LAYERS = {
     1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -255,9 +255,9 @@ class FromNothing(nn.Module):
 class BankCNNLSTM(CNNLSTM):
     """A CNN-LSTM that learns, beside what is read off a bank of frozen kernels; `join` is Vote or Blend.
 
-    Both answer with changes from a LastValue where targets persist. Where all are such changes, frozen kernels give way
-    to levels, and both see series measured from their last values, the learned network in units of how far each series
-    spreads, in which it answers too (as Kim et al., ICLR 2022): forecasts are not to depend on where series are.
+    Both answer with changes from a LastValue where targets persist, or where levels drift. In the latter case frozen
+    kernels give way to levels, and both see series measured from their last values, the learned network in units of how
+    far each series spreads, in which it answers too (as Kim et al., ICLR 2022). A missing value then is the last one.
     """
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
@@ -289,15 +289,21 @@ class BankCNNLSTM(CNNLSTM):
     def seen(self, X, lengths=None):
         if not self.is_change:
             return super().seen(X, lengths)
+        last = self.last_step(self.scaled(X), lengths).nan_to_num(0.0)
+        return self.gaps((self.scaled(X) - last[:, None]) / self.spread(X, lengths)[:, None])
+
+    def spread(self, X, lengths=None):
+        """Standard deviation (batch, channel) of the known values of standardised series."""
         X = self.scaled(X)
-        values, indicators = self.gaps(X).tensor_split([X.shape[-1]], dim=-1)
-        last = self.last_step(X, lengths).nan_to_num(0.0)
-        return torch.cat([(values - last[:, None]) / _spread(X)[:, None], indicators], dim=-1)
+        if lengths is not None:
+            X = X.masked_fill(~valid_steps(X, lengths)[..., None], torch.nan)
+        variance = (X - X.nanmean(1, keepdim=True)).square().nanmean(1).nan_to_num(0.0)
+        return (variance + _LEAST_VARIANCE).sqrt()
 
     def learned(self, X, lengths=None):
         """The answer of the learned network, or the change that it answers with."""
         answer = super().forward(X, lengths)
-        return answer * self.start.of_outputs(_spread(self.scaled(X))) if self.is_change else answer
+        return answer * self.start.of_outputs(self.spread(X, lengths)) if self.is_change else answer
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
@@ -319,8 +325,8 @@ class BankCNNLSTM(CNNLSTM):
         return answer if self.start is None else answer + self.start(self.last_step(X, lengths))
 
     def start_of(self, X, lengths=None):
-        """Where the answers start: (batch, output)."""
-        return self.started(torch.zeros(len(X), self.n_outputs, device=X.device), X, lengths)
+        """Where the answers start, if they start at a LastValue: (batch, output)."""
+        return self.start(self.last_step(X, lengths)).reshape(len(X), self.n_outputs)
 
     def last_step(self, X, lengths=None):
         """The last values (batch, channel) that are not missing; NaN if all are."""
@@ -341,12 +347,6 @@ class BankCNNLSTM(CNNLSTM):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         lengths = lengths if lengths is None else torch.as_tensor(lengths)
         self.bank.calibrate(self.bridged(torch.as_tensor(X), lengths), lengths)
-
-
-def _spread(X):
-    """Standard deviation (batch, channel) of series (batch, time, channel), some of whose values are NaN."""
-    variance = (X - X.nanmean(1, keepdim=True)).square().nanmean(1).nan_to_num(0.0)
-    return (variance + _LEAST_VARIANCE).sqrt()
 
 
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to
@@ -620,7 +620,6 @@ class Vote(nn.Module):
     """
 
     reads_features = True  # in training
-    trusts = tuple(i / 40 for i in range(41))  # that are tried
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
@@ -655,9 +654,11 @@ class Vote(nn.Module):
         """By how many steps the penalty of what is linear is to be above the one that predicts best."""
         return 0
 
-    def choose(self, losses):  # (trust, sample)
-        """The trust with the least loss."""
-        return self.trusts[losses.mean(1).argmin()]
+    def choose(self, base, opinions, y, weight, criterion):
+        """The trust with the least loss of samples that were left out."""
+        trusts = [i / 40 for i in range(41)]
+        losses = [(criterion(self.blend(base, opinions, trust), y) * weight).mean() for trust in trusts]
+        return trusts[int(torch.stack(losses).argmin())]
 
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
@@ -680,7 +681,6 @@ class Blend(nn.Module):
     """
 
     holds_out = True
-    trusts = (0.0, 0.5, 1.0)  # that are tried
     reads_features = False  # in training
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
@@ -714,26 +714,27 @@ class Blend(nn.Module):
         """
         return _CAUTION if n_samples > FEW_SAMPLES else 0
 
-    def choose(self, losses):  # (trust, sample)
-        """The trust with the least loss, drawn towards what is usual: more, the less the samples tell.
+    def choose(self, base, opinions, y, weight, criterion):
+        """The trust of least squares in samples that were left out, drawn to what is usual as far as they do not tell.
 
-        The loss is taken to be a parabola of the trust. Samples often follow each other in time, and neighbours err
-        together: how far the best trust may be off shows in parts of them, and they count as a few at most.
+        Samples often follow each other in time, and neighbours err together: how far that trust may be off shows in
+        parts of them, and they count as a few at most.
         """
         usual, deviation = _TRUST
-        n_parts = min(_TRUST_PARTS, losses.shape[1])
-        parts = [part.sum(1) for part in losses.double().tensor_split(n_parts, dim=1)]
-        none, half, whole = torch.stack(parts, dim=1)  # (part,) each
-        slope, bend = whole - none, 4 * (none + whole - 2 * half)  # where the trust is a half
-        total = bend.sum()
+        learned = opinions[0] if self.median is None else opinions[0][..., self.median]
+        way, rest = (learned - base).double(), (y - base).double()
+        weight = weight.double()
+        rest_along, length = (weight * (way * part).mean(1) for part in (rest, way))  # (sample,)
+        total = length.sum()
+        n_parts = min(_TRUST_PARTS, len(y))
         if n_parts < 2 or not total > 0:
             return usual
-        best = 0.5 - slope.sum() / total
-        left = slope + bend * (best - 0.5)  # the slopes there, which add up to 0
-        by_parts = left.square().sum() * n_parts / (n_parts - 1) / total**2
-        nearest = best.clamp(0, 1) - 0.5
-        least_loss = half.sum() + slope.sum() * nearest + total * nearest**2 / 2
-        variance = torch.maximum(by_parts, 2 * least_loss / (_TRUST_SAMPLES * total))
+        best = rest_along.sum() / total
+        missed = [part.sum() for part in (rest_along - best * length).tensor_split(n_parts)]  # which add up to 0
+        by_parts = sum(part**2 for part in missed) * n_parts / (n_parts - 1) / total**2
+        left = weight @ (rest - best * way).square().mean(1)
+        n_samples = min(_TRUST_SAMPLES, float(weight.sum() ** 2 / weight.square().sum()))
+        variance = torch.maximum(by_parts, left / (n_samples * total))
         told = deviation**2 / (deviation**2 + variance)
         return (usual + told * (best - usual)).clamp(0, 1)
 

@@ -610,9 +610,7 @@ class TrainingNet(NeuralNet):
         opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
         join = self.module_.join
-        blends = (join.blend(samples.base, opinions, trust) for trust in join.trusts)
-        losses = torch.stack([self.criterion_(blend, samples.y) * weight for blend in blends])
-        join.trust.fill_(join.choose(losses))
+        join.trust.fill_(join.choose(samples.base, opinions, samples.y, weight, self.criterion_))
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""

@@ -477,28 +477,31 @@ def test_learned_network_that_is_clearly_worse_is_not_trusted():
     assert model.net_.module_.join.trust < 0.1
 
 
-def squares(trusts, base, learned, y):
-    return torch.stack([(torch.lerp(base, learned, trust) - y) ** 2 for trust in trusts])
+def trust(base, learned, y, weight=None):
+    """What a blend chooses by samples (sample,) of one target."""
+    base, learned, y = (values[:, None] for values in (base, learned, y))
+    join = Blend(KernelBank((20, 1), 20), 1, 8, ())
+    return float(join.choose(base, (learned,), y, torch.ones(len(y)) if weight is None else weight, None))
 
 
-def blend():
-    return Blend(KernelBank((20, 1), 20), 1, 8, ())
+USUAL_TRUST = float(Blend(KernelBank((20, 1), 20), 1, 8, ()).trust)
 
 
-@pytest.mark.parametrize("n_samples", [1, 60])
-@pytest.mark.parametrize("loss", [1.0, torch.nan])
-def test_learned_network_has_its_usual_say_where_nothing_tells(n_samples, loss):
-    assert blend().choose(torch.full((3, n_samples), loss)) == pytest.approx(float(blend().trust))
+def test_learned_network_has_its_usual_say_where_nothing_tells():
+    same = torch.arange(60.0)
+    assert trust(same, same, same + 1) == pytest.approx(USUAL_TRUST)
+    assert trust(same, same + torch.nan, same) == pytest.approx(USUAL_TRUST)
+    assert trust(same[:1], same[:1] + 1, same[:1]) == pytest.approx(USUAL_TRUST)
 
 
 @pytest.mark.parametrize("least_squares", [0.8, 0.1])
 def test_trust_is_that_of_least_squares_where_samples_tell_it(least_squares):
-    random = torch.Generator().manual_seed(0)
-    base, learned, noise = torch.randn((3, 600), generator=random)
+    base, learned, noise = torch.randn((3, 600), generator=torch.Generator().manual_seed(0))
     y = torch.lerp(base, learned, torch.tensor(least_squares)) + 0.01 * noise
-    assert blend().choose(squares(blend().trusts, base, learned, y)) == pytest.approx(least_squares, abs=0.01)
-    y = y + 30 * noise
-    assert blend().choose(squares(blend().trusts, base, learned, y)) == pytest.approx(float(blend().trust), abs=0.1)
+    assert trust(base, learned, y) == pytest.approx(least_squares, abs=0.01)
+    assert trust(base, learned, y + 30 * noise) == pytest.approx(USUAL_TRUST, abs=0.1)
+    outside = torch.lerp(base, learned, torch.tensor(-3.0 if least_squares < 0.5 else 3.0))
+    assert trust(base, learned, outside) == (least_squares > 0.5)
 
 
 def test_neighbours_that_err_together_do_not_tell_much():
@@ -506,8 +509,26 @@ def test_neighbours_that_err_together_do_not_tell_much():
     base, learned = torch.zeros(400), torch.ones(400)
     in_a_row = torch.cat([torch.full((200,), 0.99), torch.full((200,), 0.61)])
     mixed = in_a_row[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    trusts = [float(blend().choose(squares(blend().trusts, base, learned, y))) for y in (in_a_row, mixed)]
-    assert float(blend().trust) < trusts[0] < trusts[1] - 0.05 < 0.8
+    assert USUAL_TRUST < trust(base, learned, in_a_row) < trust(base, learned, mixed) - 0.05 < 0.8
+
+
+def test_few_samples_or_weights_tell_little_of_the_trust():
+    """y is 0.9 of the way to the network, and noise as large as the way."""
+    learned, noise = torch.ones(600), torch.randn(600, generator=torch.Generator().manual_seed(0))
+    y = 0.9 + noise - noise.mean()
+    many = trust(learned * 0, learned, y)
+    assert USUAL_TRUST < many < 0.65  # as a dozen at most
+    few = torch.tensor([0.9, 1.9, -0.1])
+    assert trust(torch.zeros(3), torch.ones(3), few) < USUAL_TRUST + 0.3 * (many - USUAL_TRUST)
+    one_counts = torch.where(torch.arange(600) == 0, 1e6, 1.0)
+    assert trust(learned * 0, learned, y, one_counts) < USUAL_TRUST + 0.3 * (many - USUAL_TRUST)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
+def test_network_beside_an_exact_readout_is_not_trusted_whatever_the_loss(loss):
+    X, y = levels(900)
+    model = CNNLSTMRegressor(loss=loss, conv_bank=20, max_epochs=1, random_state=0).fit(X, y)
+    assert model.net_.module_.join.trust < 0.05
 
 
 def test_trust_outlives_the_return_of_the_best_weights():
@@ -849,6 +870,34 @@ def test_a_channel_that_hardly_varies_is_none_that_the_target_continues():
     assert model.net_.module_.start is None
 
 
+def test_changes_of_several_channels_start_from_the_last_value_of_each():
+    random = np.random.default_rng(0)
+    series = random.normal(size=(522, 2)).cumsum(axis=0) * [1, 5]
+    X = np.stack([series[i : i + 20] for i in range(500)]).astype(np.float32)
+    y = np.stack([series[i + 20 : i + 22].T.ravel() for i in range(500)])
+    module = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    assert module.is_change
+    assert module.start.channel.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("constant", [5.0, 0.1, 1 / 3, 0.0])
+def test_a_constant_target_changes_nothing(constant):
+    X, y = walks(200)
+    module = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0)
+    channels = module.fit(1e8 * X, np.c_[1e8 * y, np.full(200, constant)]).net_.module_.start.channel
+    assert channels.tolist()[:2] == [1, 1]
+    assert module.fit(1e8 * X, np.full(200, constant)).net_.module_.start is None
+
+
+def test_what_weighs_nothing_does_not_tell_where_to_measure_from():
+    X, y = walks(200)
+    noise = np.random.default_rng(1).normal(size=(2000, 20, 2)).astype(np.float32) * X.std(axis=(0, 1))
+    mixed, targets = np.concatenate([noise, X]), np.concatenate([np.full((2000, 2), y.mean()), y])
+    weight = np.where(np.arange(2200) < 2000, 1e-9, 1.0)
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=1, random_state=0).fit(mixed, targets, sample_weight=weight)
+    assert model.net_.module_.is_change
+
+
 def test_folds_that_tell_where_to_measure_from_divide_no_group(monkeypatch):
     X, y = walks(120)
     groups = np.random.default_rng(0).integers(12, size=120)
@@ -877,6 +926,35 @@ def test_network_answers_with_changes_in_units_of_the_spread_from_the_last_value
     torch.testing.assert_close(changes(X + torch.tensor([3.0, -70.0])), changes(X), atol=1e-4, rtol=1e-3)
     wide = X[:, -1:] + 1000 * (X - X[:, -1:])
     torch.testing.assert_close(changes(X[:, -1:] + 2 * (wide - X[:, -1:])), 2 * changes(wide), atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("missing", ["mask", "ffill"])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_changes_depend_on_neither_level_nor_mates_whatever_is_missing(missing, is_ragged):
+    X, y = walks()
+    X, y = np.concatenate([X, -X]), np.concatenate([y, -y])  # not skewed
+    X[::7, -3:, 0], X[3::7, 4:9, 1] = np.nan, np.nan
+    if missing == "mask":  # else the mean stands before the first value
+        X[5::7, :6, 1], X[4::14, :, 0] = np.nan, np.nan
+    if is_ragged:
+        X = [x[: len(x) - i % 9] for i, x in enumerate(X)]
+    model = CNNLSTMRegressor(conv_bank=20, max_epochs=2, missing=missing, random_state=0).fit(X, y)
+    assert model.net_.module_.is_change
+    far = [x + np.float32([300, -300]) for x in X[:60]]
+    predicted = model.predict(X[:60])
+    assert np.isfinite(predicted).all()
+    np.testing.assert_allclose(model.predict(far) + 300, predicted, atol=2e-3)
+    np.testing.assert_allclose(
+        np.concatenate([model.predict(X[i : i + 1]) for i in range(20)]), predicted[:20], atol=1e-4
+    )
+
+
+def test_quantiles_of_changes():
+    X, y = walks(200)
+    model = CNNLSTMRegressor(loss="quantile", conv_bank=20, max_epochs=2, random_state=0).fit(X, y)
+    assert model.net_.module_.is_change
+    assert model.predict_quantiles(X).shape == (200, 2, 3)
+    assert (np.diff(model.predict_quantiles(X), axis=2) >= 0).all()
 
 
 def test_kernels_stay_where_not_all_targets_persist():
