@@ -186,7 +186,7 @@ class KernelBank(nn.Module):
 
 
 class Levels(nn.Module):
-    """Levels of each channel of standardised series (batch, time, channel), as they are in KernelBank."""
+    """Levels of each channel of standardised series (batch, time, channel), as a KernelBank has them before others."""
 
     of_frames = False
 

@@ -175,9 +175,9 @@ class _BaseCNNLSTM(BaseEstimator):
         Shape of one sample, in the order of `layout` without N, into which the columns of a 2-D X unfold.
     missing : "mask", "ffill" or "error", default="mask"
         What becomes of NaN in X. "mask": the mean of its channel (for frozen kernels a line between the values around
-        it), and each channel that had NaN in fit gets an indicator channel beside it (`backbone` counts these too); NaN
-        in other channels is refused later. "ffill": the last value of that channel and place is carried on, the mean
-        stands before the first. "error": NaN is refused.
+        it, for changes from a last value this one), and each channel that had NaN in fit gets an indicator channel
+        beside it (`backbone` counts these too); NaN in other channels is refused later. "ffill": the last value of that
+        channel and place is carried on, the mean stands before the first. "error": NaN is refused.
         Steps at the end of a sample whose every value is NaN are no missing values but padding, for 3-D X and up.
     target : "sample", "step" or "map", default="sample"
         What a target belongs to: a sample; each time step, y of shape (n_samples, n_timesteps); or each pixel of one
