@@ -82,7 +82,7 @@ def training_scope(device, seed, *, deterministic=False):
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
     fork = torch.random.fork_rng(devices, device_type=device_type)
-    with _FIT_LOCK, _defaults_of_torch(), fork, _switches(deterministic):
+    with _FIT_LOCK, _defaults_of_torch(device), fork, _switches(deterministic):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator
         if devices:
             with torch.accelerator.device_index(device.index):
@@ -91,11 +91,15 @@ def training_scope(device, seed, *, deterministic=False):
 
 
 @contextlib.contextmanager
-def _defaults_of_torch():
+def _defaults_of_torch(device):
     """Gradients, float32 and tensors on the CPU, whatever the caller has set for code of his own."""
     dtype = torch.get_default_dtype()
     on_cpu = torch.device("cpu") if torch.get_default_device().type != "cpu" else contextlib.nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), on_cpu:
+    kinds = filter(torch.amp.is_autocast_available, {"cpu", device.type})
+    uncast = [torch.autocast(kind, enabled=False) for kind in kinds]
+    with contextlib.ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), on_cpu, *uncast):
+            stack.enter_context(context)
         torch.set_default_dtype(torch.float32)
         try:
             yield

@@ -137,6 +137,17 @@ def test_torch_as_the_caller_has_set_it_does_not_change_a_bit(estimator, setting
     np.testing.assert_array_equal(predicted, expected)
 
 
+@pytest.mark.parametrize("estimator", [CNNLSTMClassifier, CNNLSTMRegressor])
+def test_callers_autocast_does_not_change_a_fit(estimator):
+    X, y = small_set()
+    model = estimator(conv_bank=10, max_epochs=2, random_state=0)
+    expected = model.fit(X, y).predict(X)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.fit(X, y)
+        assert torch.is_autocast_enabled("cpu")
+    np.testing.assert_array_equal(model.predict(X), expected)
+
+
 def test_scope_seeds_torch():
     draws = []
     for _ in range(2):
