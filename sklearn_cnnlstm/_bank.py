@@ -189,16 +189,14 @@ class Levels(nn.Module):
     """Levels of each channel of standardised series (batch, time, channel), as a KernelBank has them before others."""
 
     of_frames = False
+    n_of_all_time = 5  # levels of a channel beside those of parts of the time
 
     def __init__(self, sample_shape):
         super().__init__()
         n_timesteps, self.n_channels = sample_shape
         self.n_steps = min(n_timesteps, _MOST_STEPS)
-        self.width = (5 + self.n_steps) * self.n_channels
-
-    @property
-    def blocks(self):
-        return (self.width,)
+        self.width = (self.n_of_all_time + self.n_steps) * self.n_channels
+        self.blocks = (self.width,)
 
     def forward(self, X, lengths=None):
         return self._of_channels(X, lengths).flatten(1)
@@ -219,9 +217,7 @@ class Levels(nn.Module):
 class LevelsFromLast(Levels):
     """Levels of each channel, measured from its last value: those tell changes from there, wherever it is."""
 
-    def __init__(self, sample_shape):
-        super().__init__(sample_shape)
-        self.width -= self.n_channels
+    n_of_all_time = 4  # the last one is 0
 
     def forward(self, X, lengths=None):
         levels = self._of_channels(X, lengths)

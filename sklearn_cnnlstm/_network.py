@@ -289,21 +289,14 @@ class BankCNNLSTM(CNNLSTM):
     def seen(self, X, lengths=None):
         if not self.is_change:
             return super().seen(X, lengths)
-        last = self.last_step(self.scaled(X), lengths).nan_to_num(0.0)
-        return self.gaps((self.scaled(X) - last[:, None]) / self.spread(X, lengths)[:, None])
-
-    def spread(self, X, lengths=None):
-        """Standard deviation (batch, channel) of the known values of standardised series."""
         X = self.scaled(X)
-        if lengths is not None:
-            X = X.masked_fill(~valid_steps(X, lengths)[..., None], torch.nan)
-        variance = (X - X.nanmean(1, keepdim=True)).square().nanmean(1).nan_to_num(0.0)
-        return (variance + _LEAST_VARIANCE).sqrt()
+        last = self.last_step(X, lengths).nan_to_num(0.0)
+        return self.gaps((X - last[:, None]) / _spread(X, lengths)[:, None])
 
     def learned(self, X, lengths=None):
         """The answer of the learned network, or the change that it answers with."""
         answer = super().forward(X, lengths)
-        return answer * self.start.of_outputs(self.spread(X, lengths)) if self.is_change else answer
+        return answer * self.start.of_outputs(_spread(self.scaled(X), lengths)) if self.is_change else answer
 
     def forward(self, X, lengths=None, features=None):
         features = self.features(X, lengths) if features is None else features
@@ -347,6 +340,14 @@ class BankCNNLSTM(CNNLSTM):
         """Set the thresholds of the frozen kernels by some training samples in the user's units."""
         lengths = lengths if lengths is None else torch.as_tensor(lengths)
         self.bank.calibrate(self.bridged(torch.as_tensor(X), lengths), lengths)
+
+
+def _spread(X, lengths):
+    """Standard deviation (batch, channel) of the known values of standardised series (batch, time, channel)."""
+    if lengths is not None:
+        X = X.masked_fill(~valid_steps(X, lengths)[..., None], torch.nan)
+    variance = (X - X.nanmean(1, keepdim=True)).square().nanmean(1).nan_to_num(0.0)
+    return (variance + _LEAST_VARIANCE).sqrt()
 
 
 NETWORKS = {"sample": CNNLSTM, "step": StepCNNLSTM, "map": MapCNNLSTM}  # by what a target belongs to

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from skorch.callbacks import EarlyStopping
 from torch.nn import functional as F
 
-from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank, _training
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank, _estimators, _training
 from sklearn_cnnlstm._bank import (
     N_PARTS,
     N_THRESHOLDS,
@@ -911,6 +911,18 @@ def test_folds_that_tell_where_to_measure_from_divide_no_group(monkeypatch):
         assert sorted(np.concatenate(folds)) == list(range(120))
         parts = [set(groups[fold]) for fold in folds]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 12
+
+
+def test_where_to_measure_from_is_found_by_a_moderate_part_of_the_values(monkeypatch):
+    X, y = walks(300)
+    monkeypatch.setattr(_estimators, "_TRIAL_VALUES", 60 * X[0].size)
+    seen, loss = [], BankCNNLSTM.loss_of_levels
+    monkeypatch.setattr(
+        BankCNNLSTM, "loss_of_levels", lambda *args, folds: seen.append(len(args[2])) or loss(*args, folds=folds)
+    )
+    model = CNNLSTMRegressor(conv_bank=84, max_epochs=1, random_state=0).fit(X, y)
+    assert seen == [60, 60]
+    assert model.net_.module_.is_change
 
 
 def test_network_answers_with_changes_in_units_of_the_spread_from_the_last_value_on():
