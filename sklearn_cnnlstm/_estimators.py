@@ -46,6 +46,8 @@ _TRIAL_VALUES = 2**22  # in up to FEW_SAMPLES series, by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
+_LONG = 1024  # steps of a series from which on it passes thin blocks first
+_MANY_CHANNELS = 64  # of a series, from which on a first block mixes them step by step
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
@@ -58,27 +60,34 @@ def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
     to 8 at a table's size, the side of an image to 4; where each step has a target, time is not pooled. Large images
-    start with fewer filters, large or many ones get fewer updates. Every size gets at least 10 passes over the data.
+    and long series start with fewer filters, series of many channels with filters of one step, large or many images
+    get fewer updates. Every size gets at least 10 passes over the data.
     """
-    n_timesteps, *space, _ = sample_shape
+    n_timesteps, *space, n_channels = sample_shape
     side = max(space, default=n_timesteps)
     is_small = math.prod(sample_shape) <= 64
     is_map = target == "map"  # every pixel teaches, at every place an LSTM runs: a small network, few updates
     is_image = len(space) >= 2
+    keeps_time = target == "step" and not space
 
+    kernels = (3,) if is_image else (9, 5, 3) if is_small else (15, 9, 5)
     if conv_channels is not None:
         pass
     elif is_map:
         conv_channels = (8, 16)
     elif is_image:
         conv_channels = (16, 32, 64) if side <= 32 else (8, 16, 32, 64)
+    elif is_small:
+        conv_channels = (32, 32, 32)
     else:
-        conv_channels = (32, 32, 32) if is_small else (64, 64, 64)
-    kernels = (3,) if is_image else (9, 5, 3) if is_small else (15, 9, 5)
+        thin = () if keeps_time else _thin_filters(side)
+        mixes = n_channels > _MANY_CHANNELS
+        conv_channels = (*thin, 64, 64, 64) if thin or not mixes else (32, 64, 64)
+        kernels = (*[1] * mixes, *[15] * (len(thin) - mixes), *kernels)
     kernel_size = tuple(min(kernels[min(i, len(kernels) - 1)], 2 * side - 1) for i in range(len(conv_channels)))
     pool_size, length = [], side
     for _ in conv_channels:
-        keeps_length = length <= (4 if space else 8 if is_small else 32) or (target == "step" and not space)
+        keeps_length = keeps_time or length <= (4 if space else 8 if is_small else 32)
         pool_size.append(1 if keeps_length else 2 if length <= 512 else 4)
         length = math.ceil(length / pool_size[-1])
 
@@ -98,6 +107,13 @@ def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
         "batch_size": batch_size,
         "max_epochs": max(10, max_epochs),
     }
+
+
+def _thin_filters(length):
+    """Filters of the blocks that a long series passes first, each of which leaves one step of four."""
+    if length <= _LONG:
+        return ()
+    return (16 if length <= 4 * _LONG else 8, *_thin_filters(math.ceil(length / 4)))
 
 
 def _auto_bank(n_samples, sample_shape):
