@@ -15,6 +15,8 @@ N_COMPETING = 8  # kernels of a group, of which one responds most at a step
 N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
 _MOST_STEPS = 32  # parts of the time whose mean values are features
+_FEWEST_STEPS = 8  # where there are many channels
+_MOST_VALUES = 1024  # of all channels together, if those are more parts
 MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
 _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
@@ -69,7 +71,7 @@ class KernelBank(nn.Module):
     space, and a threshold is a short ramp, so that gradients to the input exist. Side by side stand
 
     - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to 32 parts
-      of the time; on a grid of cells, if there is space;
+      of the time, fewer of more than 32 channels; on a grid of cells, if there is space;
     - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
@@ -85,7 +87,7 @@ class KernelBank(nn.Module):
         self.pixels, self.value_cells, self.share_cells = (
             [min(side, most[len(space)]) for side in space] for most in (MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
-        self.n_steps = min(n_timesteps, _MOST_STEPS)
+        self.n_steps = _n_steps(n_timesteps, n_channels)
         axes = enumerate([n_timesteps, *self.pixels])
         self.places = [(axis, dilation) for axis, length in axes for dilation in _dilations(length)][:n_kernels]
         self.sizes = [len(part) for part in torch.arange(n_kernels).tensor_split(len(self.places))]
@@ -194,7 +196,7 @@ class Levels(nn.Module):
     def __init__(self, sample_shape):
         super().__init__()
         n_timesteps, self.n_channels = sample_shape
-        self.n_steps = min(n_timesteps, _MOST_STEPS)
+        self.n_steps = _n_steps(n_timesteps, self.n_channels)
         self.width = (self.n_of_all_time + self.n_steps) * self.n_channels
         self.blocks = (self.width,)
 
@@ -223,6 +225,11 @@ class LevelsFromLast(Levels):
         levels = self._of_channels(X, lengths)
         mean, deviation, least, greatest, last, steps = levels.split([1, 1, 1, 1, 1, self.n_steps], dim=2)
         return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
+
+
+def _n_steps(n_timesteps, n_channels):
+    """Into how many parts the time is divided whose mean values are features of each channel."""
+    return min(n_timesteps, _MOST_STEPS, max(_FEWEST_STEPS, _MOST_VALUES // n_channels))
 
 
 def _levels(V, n_steps, lengths):

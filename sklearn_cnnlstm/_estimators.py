@@ -137,6 +137,8 @@ class _BaseCNNLSTM(BaseEstimator):
         regression takes nothing for more or less than it was in training; what is trained may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
+        "auto" is three blocks. Series of more than 1024 steps pass thin ones first, which leave a step of four each; of
+        more than 64 channels the first block makes 32 or fewer, by kernels of one step.
     kernel_size : "auto", int or tuple of int, default="auto"
         Steps, or side in pixels, that a convolution sees; one for all blocks or one each.
     pool_size : "auto", int or tuple of int, default="auto"

@@ -172,12 +172,14 @@ class _Sums:
     def path(self, share, rank):
         """Coefficients (penalty, feature, output) and intercepts (penalty, output)."""
         weight, z, y, zz, zy = self.values
-        mean, y_mean = z / weight, y / weight
-        root = share.sqrt()[:, None]
-        values, vectors = torch.linalg.eigh(root * (zz - weight * mean[:, None] * mean) * root.T)
-        scaled = vectors.T @ (root * (zy - z[:, None] * y_mean))
+        used = share.nonzero()[:, 0]  # the eigenvalue problem is no larger than that
+        mean, y_mean = z[used] / weight, y / weight
+        root = share[used].sqrt()[:, None]
+        values, vectors = torch.linalg.eigh(root * (zz[used][:, used] - weight * mean[:, None] * mean) * root.T)
+        scaled = vectors.T @ (root * (zy[used] - z[used, None] * y_mean))
         path = scaled / (values.clamp(min=0)[:, None] + torch.as_tensor(_PENALTIES).to(values.device)[:, None, None])
         if rank is not None:
             path[:, :-rank] = 0
-        coefficients = root * (vectors @ path)
-        return coefficients, y_mean - mean @ coefficients
+        coefficients = path.new_zeros(len(path), *zy.shape)
+        coefficients[:, used] = root * (vectors @ path)
+        return coefficients, y_mean - mean @ coefficients[:, used]

@@ -819,6 +819,15 @@ def walks(n=500, seed=0):
     return X, np.stack([series[i + 20 : i + 22, 1] for i in range(n)])
 
 
+@pytest.mark.parametrize(("n_channels", "n_parts"), [(3, 32), (32, 32), (64, 16), (1000, 8)])
+def test_levels_of_many_channels_are_means_of_fewer_parts(n_channels, n_parts):
+    X = torch.randn(2, 64, n_channels)
+    levels = KernelBank((64, n_channels), 84)(X)[:, : (5 + n_parts) * n_channels].unflatten(1, (n_channels, -1))
+    expected = X.unflatten(1, (n_parts, -1)).mean(2).mT
+    torch.testing.assert_close(levels[:, :, 5:], expected, atol=1e-3, rtol=0)  # the bank rounds to a grid
+    assert KernelBank((6, n_channels), 84).n_steps == 6
+
+
 def test_levels_from_the_last_value_do_not_depend_on_where_they_are():
     X, _ = walks(40)
     bank = LevelsFromLast((20, 2))

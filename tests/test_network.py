@@ -140,9 +140,47 @@ def test_costly_images_get_thin_first_blocks_and_fewer_passes():
     assert auto_sizes(5000, (32, 48, 64, 3))["max_epochs"] == 10
 
 
-def test_long_series_lose_four_steps_to_one_until_no_more_than_512_are_left():
-    products = [math.prod(auto_sizes(300, (n_timesteps, 1))["pool_size"]) for n_timesteps in (512, 720, 3000)]
-    assert products == [8, 16, 32]
+def test_series_lose_four_steps_to_one_until_no_more_than_512_are_left():
+    products = [math.prod(auto_sizes(300, (n_timesteps, 1))["pool_size"]) for n_timesteps in (512, 720, 1024)]
+    assert products == [8, 16, 16]
+
+
+@pytest.mark.parametrize("n_timesteps", [1025, 4097, 18000, 10**6])
+def test_long_series_pass_thin_blocks_until_1024_steps_are_left(n_timesteps):
+    sizes = auto_sizes(300, (n_timesteps, 3))
+    widths, pools = sizes["conv_channels"], sizes["pool_size"]
+    n_thin = len(widths) - 3
+    assert widths[n_thin:] == (64, 64, 64)
+    assert math.ceil(n_timesteps / math.prod(pools[:n_thin])) <= 1024 < n_timesteps / math.prod(pools[: n_thin - 1])
+    values = np.array(widths) * n_timesteps / np.cumprod([1, *pools[:-1]])  # that a block makes of a sample
+    assert values[:n_thin].max() <= max(64 * 1024, 8 * n_timesteps)
+    assert auto_sizes(300, (1024, 3))["conv_channels"] == (64, 64, 64)
+
+
+def test_where_each_step_has_a_target_long_series_keep_their_length():
+    sizes = auto_sizes(300, (5000, 3), target="step")
+    assert sizes["conv_channels"] == (64, 64, 64)
+    assert sizes["pool_size"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sample_shape", "target", "widths", "kernels"),
+    [
+        ((100, 64), "sample", (64, 64, 64), (15, 9, 5)),
+        ((100, 65), "sample", (32, 64, 64), (1, 15, 9)),
+        ((5000, 65), "sample", (8, 16, 64, 64, 64), (1, 15, 15, 9, 5)),
+        ((5000, 65), "step", (32, 64, 64), (1, 15, 9)),
+        ((10, 16, 16, 65), "sample", (16, 32, 64), (3, 3, 3)),
+    ],
+)
+def test_many_channels_of_series_are_mixed_step_by_step_first(sample_shape, target, widths, kernels):
+    sizes = auto_sizes(300, sample_shape, target=target)
+    assert (sizes["conv_channels"], sizes["kernel_size"]) == (widths, kernels)
+
+
+def test_blocks_that_are_given_are_neither_thinned_nor_mixed():
+    sizes = auto_sizes(300, (5000, 100), conv_channels=(64, 64))
+    assert (sizes["conv_channels"], sizes["kernel_size"]) == ((64, 64), (15, 9))
 
 
 def test_size_jitter_multiplies_whole_samples_in_training_alone():
