@@ -132,9 +132,9 @@ class _BaseCNNLSTM(BaseEstimator):
     conv_bank : "auto" or int, default="auto"
         Frozen dilated kernels (MiniRocket's, for a classifier of up to 2000 series Hydra's too) beside the learned CNN
         and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
-        single sample and a network that `partial_fit` began. "auto" is none for tables, quantiles and fewer than 10
-        samples too. `partial_fit` after `fit` trains what is learned and leaves their answer as it was. Ridge
-        regression takes nothing for more or less than it was in training; what is trained may extrapolate.
+        single sample and a network that `partial_fit` began. "auto" is none for tables and fewer than 10 samples too.
+        `partial_fit` after `fit` trains what is learned and leaves their answer as it was. Ridge regression takes
+        nothing for more or less than it was in training; what is trained may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
         "auto" is three blocks. Series of more than 1024 steps pass thin ones first, which leave a step of four each; of
@@ -457,9 +457,8 @@ class _BaseCNNLSTM(BaseEstimator):
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
             self.hidden_size_, self.dropout_ = resolved["hidden_size"], resolved["dropout"]
-            leaves_out = self._is_table or bool(getattr(self, "quantiles_", ()))
             cannot = self.target != "sample" or n_samples < 2  # the readout is validated on samples left out
-            has_none = cannot or (_is_auto(self.conv_bank) and leaves_out)
+            has_none = cannot or (_is_auto(self.conv_bank) and self._is_table)
             self.conv_bank_ = 0 if has_none else resolved["conv_bank"]
         self.batch_size_ = min(resolved["batch_size"], n_samples)
         self.max_epochs_ = resolved["max_epochs"]

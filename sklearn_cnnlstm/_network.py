@@ -15,8 +15,10 @@ _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
-_TRUST_PARTS = 6  # of held-out samples, which are taken to be independent of each other
-_TRUST_SAMPLES = 12  # and as how many independent ones they all count at most
+_TRUST_SAMPLES = 12  # that are held out, and independent, count at most
+_SHIFT_SAMPLES = 5  # of as many independent ones quantiles are shifted half as far as these show
+_PARTS = 6  # of held-out samples, which are taken to be independent of each other
+_ROUNDING = 1e-6  # of shares of samples that add up
 
 _LAYERS = {
     1: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
@@ -655,6 +657,10 @@ class Vote(nn.Module):
         """By how many steps the penalty of what is linear is to be above the one that predicts best."""
         return 0
 
+    def settle(self, *left_out):
+        """Set what samples show that were left out: base, opinions, y, weight, and the criterion of one's training."""
+        self.trust.fill_(self.choose(*left_out))
+
     def choose(self, base, opinions, y, weight, criterion):
         """The trust with the least loss of samples that were left out."""
         trusts = [i / 40 for i in range(41)]
@@ -678,7 +684,8 @@ class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
     How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on, as far
-    as they tell it, unless early stopping chooses the epoch.
+    as they tell it, unless early stopping chooses the epoch. So does by how much quantiles are to be shifted (conformal
+    quantile regression; Romano et al., NeurIPS 2019): on what it was trained on a network is too sure.
     """
 
     holds_out = True
@@ -686,9 +693,12 @@ class Blend(nn.Module):
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
+        self.quantiles = tuple(quantiles)
         self.median = quantiles.index(0.5) if quantiles else None
         self.readout = FrozenReadout(bank.width, n_outputs)
         self.register_buffer("trust", torch.tensor(_TRUST[0]))
+        if quantiles:
+            self.register_buffer("shift", torch.zeros(n_outputs, len(quantiles)))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
         return self.blend(self.base(features), self.opinions(learned, features), self.trust)
@@ -702,11 +712,13 @@ class Blend(nn.Module):
         return (learned,)
 
     def blend(self, base, opinions, trust):
-        learned = opinions[0]
         if self.median is None:
-            return torch.lerp(base, learned, trust)
-        shift = (1 - trust) * (base - learned[..., self.median])  # the other quantiles keep their distance
-        return learned + shift.unsqueeze(-1)
+            return torch.lerp(base, opinions[0], trust)
+        return (self._moved(base, opinions[0], trust) + self.shift).sort(-1).values
+
+    def _moved(self, base, learned, trust):
+        """Quantiles at the distance at which they were learned, of a median that is blended."""
+        return learned + ((1 - trust) * (base - learned[..., self.median])).unsqueeze(-1)
 
     def caution(self, n_samples):
         """By how many steps the penalty of what is linear is to be above the one that predicts best.
@@ -714,6 +726,25 @@ class Blend(nn.Module):
         Many samples rarely are as many independent ones: places that share a day, say, fall into different folds.
         """
         return _CAUTION if n_samples > FEW_SAMPLES else 0
+
+    def settle(self, base, opinions, y, weight, criterion):
+        """As that of Vote."""
+        trust = self.choose(base, opinions, y, weight, criterion)
+        self.trust.fill_(trust)
+        if self.median is not None:
+            self.shift.copy_(self._shifts(y.unsqueeze(-1) - self._moved(base, opinions[0], trust), weight))
+
+    def _shifts(self, missed, weight):
+        """By how much to shift each quantile, so that it is one of samples left out, less if these tell little.
+
+        `missed` (sample, output, quantile) is by how much they are above it.
+        """
+        weight = weight.double()
+        n_samples = _count_of_independent(missed[..., self.median].double().mean(1), weight)
+        missed, order = missed.sort(0)
+        share = weight[order].cumsum(0) / weight.sum()
+        rank = (share < torch.tensor(self.quantiles) - _ROUNDING).sum(0, keepdim=True)
+        return missed.gather(0, rank)[0] * (n_samples / (n_samples + _SHIFT_SAMPLES))
 
     def choose(self, base, opinions, y, weight, criterion):
         """The trust of least squares in samples that were left out, drawn to what is usual as far as they do not tell.
@@ -727,7 +758,7 @@ class Blend(nn.Module):
         weight = weight.double()
         rest_along, length = (weight * (way * part).mean(1) for part in (rest, way))  # (sample,)
         total = length.sum()
-        n_parts = min(_TRUST_PARTS, len(y))
+        n_parts = min(_PARTS, len(y))
         if n_parts < 2 or not total > 0:
             return usual
         best = rest_along.sum() / total
@@ -743,7 +774,22 @@ class Blend(nn.Module):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(features, coefficients, intercept)
         self.trust.fill_(_TRUST[0])
+        if self.median is not None:
+            self.shift.zero_()
         return {}
+
+
+def _count_of_independent(values, weight):
+    """As how many independent ones values count: where neighbours are alike, means of parts vary more than else."""
+    total = weight.sum()
+    n_samples = total**2 / weight.square().sum()
+    n_parts = min(_PARTS, len(values))
+    if n_parts < 2:
+        return n_samples
+    parts = zip((weight * values).tensor_split(n_parts), weight.tensor_split(n_parts), strict=True)
+    means = torch.stack([part.sum() / of_part.sum() for part, of_part in parts])
+    variance = weight @ (values - weight @ values / total).square() / total
+    return n_samples / (means.var() * n_samples / (n_parts * variance)).nan_to_num(1.0).clamp(min=1)
 
 
 class LastValue(nn.Module):

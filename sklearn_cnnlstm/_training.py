@@ -448,7 +448,7 @@ class TrainingNet(NeuralNet):
         self.fit_loop(X, y, **fit_params)
         self.notify("on_train_end", X=X, y=y)  # which may put the best weights back
         if self._held_out is not None:
-            self._set_trust(self._held_out)
+            self._settle(self._held_out)
             self._held_out = None
         self._set_training(False)
         return self
@@ -608,13 +608,12 @@ class TrainingNet(NeuralNet):
         others = np.setdiff1d(np.arange(len(train)), train.held_out)
         return train.part(others, known=train.known), train.part(train.held_out, known=train.known)
 
-    def _set_trust(self, samples):
-        """Trust what was trained by the loss of some samples that it was not trained on."""
+    def _settle(self, samples):
+        """Trust what was trained as far as samples show that it was not trained on."""
         self._set_training(False)
         opinions = torch.from_numpy(self._collect(self.module_.opinions, samples.X)).unbind(1)
         weight = torch.ones(len(samples)) if samples.weight is None else samples.weight
-        join = self.module_.join
-        join.trust.fill_(join.choose(samples.base, opinions, samples.y, weight, self.criterion_))
+        self.module_.join.settle(samples.base, opinions, samples.y, weight, self.criterion_)
 
     def _features(self, samples):
         """Frozen features of all samples, on the CPU, as float16: they are shares and standardised values."""

@@ -609,6 +609,7 @@ def test_ridge_takes_the_place_of_the_median_and_quantiles_keep_their_distance()
     params = {"loss": "quantile", "quantiles": (0.5, 0.9, 0.95), "max_epochs": 2, "random_state": 0}
     model = CNNLSTMRegressor(conv_bank=20, **params).fit(X, y)
     module, answers = model.net_.module_, []
+    module.join.shift.zero_()
     for trust in (0.0, 1.0):
         module.join.trust.fill_(trust)
         answers.append(model.predict_quantiles(X))
@@ -616,6 +617,69 @@ def test_ridge_takes_the_place_of_the_median_and_quantiles_keep_their_distance()
     base = module.join.base(module.features(torch.tensor(X, dtype=torch.float32))).numpy()
     mean, scale = module.target_statistics()
     np.testing.assert_allclose(answers[0][:, 0], base[:, 0] * scale + mean, atol=1e-5)
+
+
+def quantile_blend(quantiles, n_outputs=1):
+    return Blend(KernelBank((20, 1), 20), n_outputs, 8, quantiles)
+
+
+def test_quantiles_are_shifted_to_those_of_samples_left_out():
+    levels = (0.05, 0.3, 0.5, 0.95)
+    join = quantile_blend(levels, n_outputs=2)
+    values = np.tile(np.random.default_rng(0).normal(size=(90, 2)) * [1, 3], (6, 1))  # parts of them are alike
+    base, y = torch.zeros(540, 2), torch.tensor(values, dtype=torch.float32)
+    learned = torch.tensor([-0.2, -0.1, 0.0, 0.1]) + base.unsqueeze(-1)
+    join.settle(base, (learned,), y, torch.ones(540), None)
+    answers = join.blend(base, (learned,), join.trust)[0]
+    expected = torch.tensor(np.quantile(values, levels, axis=0, method="inverted_cdf").T, dtype=torch.float32)
+    torch.testing.assert_close(answers - learned[0], (expected - learned[0]) * (540 / 545))
+
+
+def test_neighbours_that_are_alike_shift_quantiles_less():
+    values = np.sort(np.random.default_rng(0).normal(size=600))
+    mixed = np.random.default_rng(1).permutation(values)
+    shifts = []
+    for y in (values, mixed):
+        join = quantile_blend((0.05, 0.5, 0.95))
+        y = torch.tensor(y[:, np.newaxis], dtype=torch.float32)
+        join.settle(torch.zeros(600, 1), (torch.zeros(600, 1, 3),), y, torch.ones(600), None)
+        shifts.append(join.shift[0, 2] / np.quantile(values, 0.95))
+    assert 0.3 < shifts[0] < 0.7
+    assert 0.97 < shifts[1] < 1
+
+
+def test_weights_count_as_copies_where_quantiles_are_shifted():
+    join = quantile_blend((0.1, 0.5, 0.9))
+    missed = torch.tensor(np.random.default_rng(0).normal(size=(20, 1, 1))).repeat(6, 1, 3)
+    weight = (torch.arange(20) % 3).repeat(6)
+    weighted = join._shifts(missed, weight)
+    copied = join._shifts(missed.repeat_interleave(weight, 0), torch.ones(int(weight.sum())))
+    n_weighted, n_copied = float(weight.sum() ** 2 / weight.square().sum()), float(weight.sum())
+    torch.testing.assert_close(weighted * (1 + 5 / n_weighted), copied * (1 + 5 / n_copied))
+
+
+@pytest.mark.parametrize("y", [[1.0], [1.0, 1.0, 1.0]])
+def test_few_samples_left_out_shift_quantiles_a_little(y):
+    join = quantile_blend((0.1, 0.5, 0.9))
+    n = len(y)
+    join.settle(torch.zeros(n, 1), (torch.zeros(n, 1, 3),), torch.tensor(y)[:, None], torch.ones(n), None)
+    torch.testing.assert_close(join.shift, torch.full((1, 3), n / (n + 5)))
+
+
+def test_intervals_cover_as_many_new_samples_as_they_promise():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(1400, 16, 1)).astype(np.float32)
+    y = X[:, -3:].mean(axis=(1, 2)) + random.normal(size=1400)
+    model = CNNLSTMRegressor(loss="quantile", max_epochs=40, random_state=0).fit(X[:400], y[:400])
+    assert model.conv_bank_ > 0
+
+    def coverage():
+        low, _, high = model.predict_quantiles(X[400:]).T
+        return ((low <= y[400:]) & (y[400:] <= high)).mean()
+
+    covered = coverage()
+    model.net_.module_.join.shift.zero_()
+    assert coverage() < 0.8 < 0.83 < covered < 0.96
 
 
 @pytest.mark.parametrize("target", ["step", "map"])
@@ -665,7 +729,7 @@ def test_vote_on_frames_is_trusted_as_far_as_makes_the_loss_least():
     with torch.no_grad():
         samples.base = module.join.readout(module.features(torch.tensor(X[40:])))
         module.join.trust.fill_(-1.0)
-        net._set_trust(samples)
+        net._settle(samples)
         chosen, losses = module.join.trust.item(), []
         for trust in np.linspace(0, 1, 41):
             module.join.trust.fill_(trust)
