@@ -16,7 +16,7 @@ N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
 _MOST_STEPS = 32  # parts of the time whose mean values are features
 _FEWEST_STEPS = 8  # where there are many channels
-_MOST_VALUES = 1024  # of all channels together, if those are more parts
+_MOST_VALUES = 1024  # means of parts of all channels together, unless the fewest are more
 MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
 _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
@@ -71,7 +71,7 @@ class KernelBank(nn.Module):
     space, and a threshold is a short ramp, so that gradients to the input exist. Side by side stand
 
     - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to 32 parts
-      of the time, fewer of more than 32 channels; on a grid of cells, if there is space;
+      of the time, of more than 32 channels in fewer; on a grid of cells, if there is space;
     - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;

@@ -46,17 +46,18 @@ _TRIAL_VALUES = 2**22  # in up to FEW_SAMPLES series, by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
-_LONG = 1024  # steps of a series from which on it passes thin blocks first
-_MANY_CHANNELS = 64  # of a series, from which on a first block mixes them step by step
+_LONG = 1024  # steps: a longer series passes thin blocks first
+_MANY_CHANNELS = 64  # of a series: more are mixed step by step by the first block
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
 _SIZE = Interval(Integral, 1, None, closed="left")
 _SIZE_OR_SIZES = [StrOptions({"auto"}), _SIZE, tuple, list]
 
 
-def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
+def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None, *, suits_blocks=True):
     """What "auto" parameters become for `n_samples` training samples of shape (time, *space, channel).
 
-    `conv_channels`, where they are given, tell how many blocks there are.
+    `conv_channels`, where they are given, tell how many blocks there are. `suits_blocks`: whether series that are long
+    or of many channels get blocks for them, as their kernel and pool sizes are "auto", too.
 
     Samples of a table's size get a small network and few updates. A series is pooled to some 32 steps before the LSTM,
     to 8 at a table's size, the side of an image to 4; where each step has a target, time is not pooled. Large images
@@ -80,9 +81,9 @@ def auto_sizes(n_samples, sample_shape, target="sample", conv_channels=None):
     elif is_small:
         conv_channels = (32, 32, 32)
     else:
-        thin = () if keeps_time else _thin_filters(side)
-        mixes = n_channels > _MANY_CHANNELS
-        conv_channels = (*thin, 64, 64, 64) if thin or not mixes else (32, 64, 64)
+        thin = () if keeps_time or not suits_blocks else _thin_filters(side)
+        mixes = n_channels > _MANY_CHANNELS and suits_blocks
+        conv_channels = (32, 64, 64) if mixes and not thin else (*thin, 64, 64, 64)
         kernels = (*[1] * mixes, *[15] * (len(thin) - mixes), *kernels)
     kernel_size = tuple(min(kernels[min(i, len(kernels) - 1)], 2 * side - 1) for i in range(len(conv_channels)))
     pool_size, length = [], side
@@ -137,8 +138,9 @@ class _BaseCNNLSTM(BaseEstimator):
         nothing for more or less than it was in training; what is trained may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
-        "auto" is three blocks. Series of more than 1024 steps pass thin ones first, which leave a step of four each; of
-        more than 64 channels the first block makes 32 or fewer, by kernels of one step.
+        "auto" is three blocks, for images of more than 32 pixels four, for maps two. Longer lines and series than 1024
+        steps pass thin ones first, which leave a step of four each (not where each step has a target), and of more than
+        64 channels the first block makes 32 or fewer, by kernels of one step; both if sizes are "auto" throughout.
     kernel_size : "auto", int or tuple of int, default="auto"
         Steps, or side in pixels, that a convolution sees; one for all blocks or one each.
     pool_size : "auto", int or tuple of int, default="auto"
@@ -448,7 +450,8 @@ class _BaseCNNLSTM(BaseEstimator):
         """Set `<name>_` for each parameter with an "auto" value."""
         is_given = not _is_auto(self.conv_channels)
         conv_channels = _as_sizes("conv_channels", self.conv_channels, None) if is_given else None
-        automatic = auto_sizes(n_samples, sample_shape, self.target, conv_channels)
+        suits_blocks = _is_auto(self.kernel_size) and _is_auto(self.pool_size)
+        automatic = auto_sizes(n_samples, sample_shape, self.target, conv_channels, suits_blocks=suits_blocks)
         resolved = {
             name: value if _is_auto(getattr(self, name)) else getattr(self, name) for name, value in automatic.items()
         }
@@ -1485,7 +1488,9 @@ def _learns_quantiles(regressor):
         Loss of a target in units of its standard deviation; "huber" turns linear at 1, "quantile" is the pinball loss.
     quantiles : tuple of float, default=(0.05, 0.5, 0.95)
         What loss="quantile" learns: increasing numbers between 0 and 1, 0.5 among them, as `predict` gives the median
-        and `predict_quantiles` all. Other losses do not read it.
+        and `predict_quantiles` all. Other losses do not read it. `fit` sets how far they are from the median by a sixth
+        of the samples on which it does not train, if they are 30 or more and there is a `conv_bank` and no early
+        stopping; `partial_fit` does not set it anew.
     """)
 class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
     """Regressor of sequences: a CNN reads each step, an LSTM their order.

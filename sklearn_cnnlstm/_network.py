@@ -15,9 +15,9 @@ _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
-_TRUST_SAMPLES = 12  # that are held out, and independent, count at most
-_SHIFT_SAMPLES = 5  # of as many independent ones quantiles are shifted half as far as these show
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
+_TRUST_SAMPLES = 12  # as how many independent ones they count at most
+_LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
 _ROUNDING = 1e-6  # of shares of samples that add up
 
 _LAYERS = {
@@ -471,7 +471,7 @@ class Quantiles(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_features, n_outputs * len(quantiles))
         self.unflatten = nn.Unflatten(-1, (n_outputs, len(quantiles)))
-        normal = torch.special.ndtri(torch.tensor(quantiles))
+        normal = torch.special.ndtri(torch.tensor(quantiles, dtype=torch.float64))
         self.linear.bias.data.copy_(normal.repeat(n_outputs))  # targets are standardised: start from their spread
 
     def forward(self, X):  # (..., feature)
@@ -657,9 +657,9 @@ class Vote(nn.Module):
         """By how many steps the penalty of what is linear is to be above the one that predicts best."""
         return 0
 
-    def settle(self, *left_out):
-        """Set what samples show that were left out: base, opinions, y, weight, and the criterion of one's training."""
-        self.trust.fill_(self.choose(*left_out))
+    def settle(self, base, opinions, y, weight, criterion):
+        """Set what samples show that were left out."""
+        self.trust.fill_(self.choose(base, opinions, y, weight, criterion))
 
     def choose(self, base, opinions, y, weight, criterion):
         """The trust with the least loss of samples that were left out."""
@@ -684,8 +684,8 @@ class Blend(nn.Module):
     """Between what is linear in the frozen features and what the learned network answers, each trained by itself.
 
     How far the learned network is to be trusted, between 0 and 1, shows on samples that it was not trained on, as far
-    as they tell it, unless early stopping chooses the epoch. So does by how much quantiles are to be shifted (conformal
-    quantile regression; Romano et al., NeurIPS 2019): on what it was trained on a network is too sure.
+    as they tell it, unless early stopping chooses the epoch. So does how far quantiles are from the median (much as in
+    conformal quantile regression; Romano et al., NeurIPS 2019): of what it was trained on a network is too sure.
     """
 
     holds_out = True
@@ -701,7 +701,8 @@ class Blend(nn.Module):
             self.register_buffer("shift", torch.zeros(n_outputs, len(quantiles)))
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
-        return self.blend(self.base(features), self.opinions(learned, features), self.trust)
+        blended = self.blend(self.base(features), self.opinions(learned, features), self.trust)
+        return blended if self.median is None else self._in_order(blended + self.shift)
 
     def base(self, features):
         """What is linear in the features."""
@@ -712,13 +713,17 @@ class Blend(nn.Module):
         return (learned,)
 
     def blend(self, base, opinions, trust):
+        learned = opinions[0]
         if self.median is None:
-            return torch.lerp(base, opinions[0], trust)
-        return (self._moved(base, opinions[0], trust) + self.shift).sort(-1).values
+            return torch.lerp(base, learned, trust)
+        way = (1 - trust) * (base - learned[..., self.median])  # the other quantiles keep their distance
+        return learned + way.unsqueeze(-1)
 
-    def _moved(self, base, learned, trust):
-        """Quantiles at the distance at which they were learned, of a median that is blended."""
-        return learned + ((1 - trust) * (base - learned[..., self.median])).unsqueeze(-1)
+    def _in_order(self, answer):
+        """Quantiles none of which is nearer to the median than those between them, or on its other side."""
+        below, above = answer[..., : self.median + 1], answer[..., self.median :]
+        below = below.flip(-1).cummin(-1).values.flip(-1)
+        return torch.cat([below, above.cummax(-1).values[..., 1:]], dim=-1)
 
     def caution(self, n_samples):
         """By how many steps the penalty of what is linear is to be above the one that predicts best.
@@ -728,23 +733,26 @@ class Blend(nn.Module):
         return _CAUTION if n_samples > FEW_SAMPLES else 0
 
     def settle(self, base, opinions, y, weight, criterion):
-        """As that of Vote."""
+        """Set what samples show that were left out."""
         trust = self.choose(base, opinions, y, weight, criterion)
         self.trust.fill_(trust)
         if self.median is not None:
-            self.shift.copy_(self._shifts(y.unsqueeze(-1) - self._moved(base, opinions[0], trust), weight))
+            self.shift.copy_(self._shifts(y.unsqueeze(-1) - self.blend(base, opinions, trust), weight))
 
     def _shifts(self, missed, weight):
-        """By how much to shift each quantile, so that it is one of samples left out, less if these tell little.
+        """How far to move each quantile from the median, so that they are as far apart as those of samples left out.
 
-        `missed` (sample, output, quantile) is by how much they are above it.
+        `missed` (sample, output, quantile) is by how much these are above a quantile. The median stays: were they all
+        of one kind, as the last ones in order may be, they would draw it to theirs.
         """
-        weight = weight.double()
-        n_samples = _count_of_independent(missed[..., self.median].double().mean(1), weight)
+        if len(missed) < _LEAST_HELD_OUT:
+            return torch.zeros_like(missed[0])
         missed, order = missed.sort(0)
-        share = weight[order].cumsum(0) / weight.sum()
-        rank = (share < torch.tensor(self.quantiles) - _ROUNDING).sum(0, keepdim=True)
-        return missed.gather(0, rank)[0] * (n_samples / (n_samples + _SHIFT_SAMPLES))
+        share = weight.double()[order].cumsum(0) / weight.double().sum()
+        levels = torch.tensor(self.quantiles, dtype=torch.float64)
+        ranks = ((share < levels + rounding).sum(0, keepdim=True) for rounding in (-_ROUNDING, _ROUNDING))
+        quantiles = sum(missed.gather(0, rank.clamp(max=len(missed) - 1))[0] for rank in ranks) / 2
+        return quantiles - quantiles[:, [self.median]]
 
     def choose(self, base, opinions, y, weight, criterion):
         """The trust of least squares in samples that were left out, drawn to what is usual as far as they do not tell.
@@ -777,19 +785,6 @@ class Blend(nn.Module):
         if self.median is not None:
             self.shift.zero_()
         return {}
-
-
-def _count_of_independent(values, weight):
-    """As how many independent ones values count: where neighbours are alike, means of parts vary more than else."""
-    total = weight.sum()
-    n_samples = total**2 / weight.square().sum()
-    n_parts = min(_PARTS, len(values))
-    if n_parts < 2:
-        return n_samples
-    parts = zip((weight * values).tensor_split(n_parts), weight.tensor_split(n_parts), strict=True)
-    means = torch.stack([part.sum() / of_part.sum() for part, of_part in parts])
-    variance = weight @ (values - weight @ values / total).square() / total
-    return n_samples / (means.var() * n_samples / (n_parts * variance)).nan_to_num(1.0).clamp(min=1)
 
 
 class LastValue(nn.Module):

@@ -175,7 +175,7 @@ class _Sums:
         used = share.nonzero()[:, 0]  # the eigenvalue problem is no larger than that
         mean, y_mean = z[used] / weight, y / weight
         root = share[used].sqrt()[:, None]
-        values, vectors = torch.linalg.eigh(root * (zz[used][:, used] - weight * mean[:, None] * mean) * root.T)
+        values, vectors = torch.linalg.eigh(root * (zz[used[:, None], used] - weight * mean[:, None] * mean) * root.T)
         scaled = vectors.T @ (root * (zy[used] - z[used, None] * y_mean))
         path = scaled / (values.clamp(min=0)[:, None] + torch.as_tensor(_PENALTIES).to(values.device)[:, None, None])
         if rank is not None:

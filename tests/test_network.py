@@ -178,6 +178,13 @@ def test_many_channels_of_series_are_mixed_step_by_step_first(sample_shape, targ
     assert (sizes["conv_channels"], sizes["kernel_size"]) == (widths, kernels)
 
 
+@pytest.mark.parametrize("sizes", [{"kernel_size": (7, 5, 3)}, {"pool_size": 2}])
+def test_three_sizes_suit_a_series_of_any_length(sizes):
+    X = np.random.default_rng(0).normal(size=(4, 1100, 65))
+    model = CNNLSTMRegressor(max_epochs=1, random_state=0, **sizes).fit(X, X[:, -1, 0])
+    assert model.conv_channels_ == (64, 64, 64)
+
+
 def test_blocks_that_are_given_are_neither_thinned_nor_mixed():
     sizes = auto_sizes(300, (5000, 100), conv_channels=(64, 64))
     assert (sizes["conv_channels"], sizes["kernel_size"]) == ((64, 64), (15, 9))
