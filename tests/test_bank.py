@@ -331,6 +331,20 @@ def test_features_to_which_no_mix_gives_a_share_are_left_out(n_samples):
     assert torch.equal(cv, of_two[2])
 
 
+@pytest.mark.parametrize("n_samples", [30, 300])
+def test_a_mix_without_the_first_group_reads_the_second_one_alone(n_samples):
+    torch.manual_seed(0)
+    X = torch.randn(n_samples, 40)
+    y = X[:, 20:] @ torch.randn(20, 2) + torch.randn(n_samples, 2)
+    folds = torch.arange(n_samples).tensor_split(5)
+    mixes = [Mix((1.0, 0.0)), Mix((0.0, 1.0))]
+    coefficients, intercept, cv = solve_ridge(X, y, folds, blocks=[20, 20], mixes=mixes, units=torch.arange(40))
+    second = solve_ridge(X[:, 20:], y, folds, blocks=[20], mixes=[Mix((1.0,))], units=torch.arange(20))
+    torch.testing.assert_close(coefficients, torch.cat([torch.zeros(20, 2, dtype=coefficients.dtype), second[0]]))
+    torch.testing.assert_close(intercept, second[1])
+    torch.testing.assert_close(cv, second[2])
+
+
 @pytest.mark.parametrize("best", [0, 1])
 @pytest.mark.parametrize("n_samples", [30, 300])
 def test_caution_does_not_change_which_mix_predicts_best(n_samples, best):
