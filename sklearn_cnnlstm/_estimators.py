@@ -34,7 +34,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from . import _sequences, _training
 from ._bank import FEW_SAMPLES, MOST_PIXELS
-from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, Squash, Vote
+from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, OwnUnits, Squash, Vote
 
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
@@ -44,6 +44,11 @@ _FAR = 1.5  # variance of a change by those of the target and of the last value,
 _LEAD = 1.2  # levels are measured from last values unless ridge then leaves so many times the squared error, or more
 _TRIAL_VALUES = 2**22  # in up to FEW_SAMPLES series, by which that is found
 _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on it is squashed
+_SIZES_DIFFER = 5.0  # deviations of series, of the largest tenth by the smallest: they are seen in their own units, too
+_LEAST_SIZE = 1e-3  # added to them, by the usual one
+_LEAST_DEVIATION = 1e-6  # by the channel's: a lesser one may be rounding
+_LEAST_STEPS = 8  # of fewer the deviations differ by chance
+_SIZE_VALUES = 2**22  # of some series, by which that is found
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
 _LONG = 1024  # steps: a longer series passes thin blocks first
@@ -472,6 +477,8 @@ class _BaseCNNLSTM(BaseEstimator):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
             kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(len(index), X.shape[1:])}
+        mean, std = self._input_statistics(X, index, weight)
+        scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network = kind(
             X.shape[1:],
             self._n_outputs(y),
@@ -486,12 +493,11 @@ class _BaseCNNLSTM(BaseEstimator):
             backbone=self.backbone,
             quantiles=getattr(self, "quantiles_", ()),
             gaps="carry" if self._missing == "ffill" else self._gappy_channels,
+            units=self._units(X, index, scale),
             **self._map_settings(X, y),
             **extra,
         )
         self._set_target_statistics(network, X, y, weight, index)
-        mean, std = self._input_statistics(X, index, weight)
-        scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network.set_statistics(input_mean=mean, input_scale=scale)
         self._constant_channels = np.flatnonzero(scale != std)
         if self.conv_bank_:
@@ -500,6 +506,9 @@ class _BaseCNNLSTM(BaseEstimator):
             self._suit_to_data(network, X, y, weight, index, groups, some)
             network.calibrate(np.asarray(some, dtype=np.float32), getattr(some, "lengths", None))
         return network
+
+    def _units(self, X, index, scale):
+        """In which units series are seen besides those of the channels."""
 
     def _suit_to_data(self, network, X, y, weight, index, groups, some):
         """What data tell of a network with a bank, on which scale to see them and where to start: here nothing."""
@@ -1339,6 +1348,28 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             return settings
         n_groups = 2 * math.ceil(self.conv_bank_ / _KERNELS_OF_TWO_GROUPS) if n_samples <= FEW_SAMPLES else 0
         return settings | {"size_jitter": _SIZE_JITTER, "n_groups": n_groups}
+
+    def _units(self, X, index, scale):
+        """Their own, where the deviations of series differ widely, in half of the channels that vary or more."""
+        n_timesteps, *space, n_channels = X.shape[1:]
+        is_series = self.target == "sample" and not space and not self._is_table
+        if not is_series or n_timesteps < _LEAST_STEPS or n_channels > _MANY_CHANNELS:
+            return None
+        some = index[:: math.ceil(len(index) * n_timesteps * n_channels / _SIZE_VALUES)]
+        deviation = _sequences.deviations(X, some, read=self._read) / scale  # (series, channel)
+        deviation[deviation < _LEAST_DEVIATION] = 0.0
+        least, usual, spread = np.full(n_channels, _LEAST_SIZE), np.zeros(n_channels), np.ones(n_channels)
+        ratios = []
+        for channel in np.flatnonzero((deviation > 0).any(axis=0)):
+            sizes = deviation[~np.isnan(deviation[:, channel]), channel]
+            least[channel] *= np.median(sizes[sizes > 0])
+            sizes = np.hypot(sizes, least[channel])
+            small, large = np.quantile(sizes, (0.1, 0.9))
+            ratios.append(large / small)
+            usual[channel], spread[channel] = np.log(sizes).mean(), np.log(sizes).std()
+        if not ratios or np.median(ratios) < _SIZES_DIFFER:
+            return None
+        return OwnUnits(least, usual, _sequences.safe_scale(usual, spread))
 
     def _n_outputs(self, y):
         return len(self.classes_)

@@ -39,7 +39,7 @@ class CNNLSTM(nn.Module):
     `lengths` (batch,) on the CPU are the valid steps of each sequence of a ragged batch, the longest as long as time.
     `gaps` is None (X has no NaN), "carry" or the channels that get an indicator of their missing values.
     `size_jitter` is the standard deviation of the factor about 1 by which each standardised sample is multiplied in
-    training.
+    training. `units` is OwnUnits, or None where series are seen in their channels' units alone.
     """
 
     by_step = False  # whether there is an answer for each step
@@ -62,6 +62,7 @@ class CNNLSTM(nn.Module):
         quantiles=(),
         gaps=None,
         size_jitter=0.0,
+        units=None,
     ):
         super().__init__()
         self.n_outputs = n_outputs
@@ -74,7 +75,8 @@ class CNNLSTM(nn.Module):
         self.squash = nn.Identity()
         self.gaps = make_gaps(gaps)
         self.vary = SizeJitter(size_jitter) if size_jitter else nn.Identity()
-        seen_shape = (*sample_shape[:-1], n_channels + self.gaps.n_indicators)
+        self.units = units or SharedUnits()
+        seen_shape = (*sample_shape[:-1], self.units.n_views * n_channels + self.gaps.n_indicators)
 
         n_spatial = len(sample_shape) - 2
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
@@ -92,7 +94,7 @@ class CNNLSTM(nn.Module):
 
     def seen(self, X, lengths=None):
         """What the CNN sees of X."""
-        return self.standardise(X)
+        return self.units(self.standardise(X), lengths)
 
     def scaled(self, X):
         """X of mean 0 and deviation 1, channel by channel, in which NaN may be left."""
@@ -264,7 +266,9 @@ class BankCNNLSTM(CNNLSTM):
 
     def __init__(self, sample_shape, n_outputs, *, conv_bank, n_groups=0, join, hidden_size, **sizes):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
-        self.bank = KernelBank(sample_shape, conv_bank, self.gaps.n_indicators, n_groups)
+        n_timesteps, *space, n_channels = sample_shape
+        views = n_timesteps, *space, self.units.n_frozen_views * n_channels
+        self.bank = KernelBank(views, conv_bank, self.gaps.n_indicators, n_groups)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
         self.start = None
 
@@ -285,7 +289,7 @@ class BankCNNLSTM(CNNLSTM):
 
     def bridged(self, X, lengths=None):
         """What frozen kernels see of X."""
-        X = self.gaps.bridged(self.scaled(X))
+        X = self.units.for_kernels(self.gaps.bridged(self.scaled(X)), lengths)
         return X if lengths is None else zero_behind(X, lengths)
 
     def seen(self, X, lengths=None):
@@ -438,6 +442,61 @@ class Squash(nn.Module):
 
     def forward(self, X):  # (..., channel), about as far from 0 afterwards
         return torch.where(self.is_skewed, (2 * X).asinh(), X)
+
+
+class SharedUnits(nn.Module):
+    """Series are seen in the units of their channels."""
+
+    n_views = n_frozen_views = 1
+
+    def forward(self, X, lengths=None):
+        """What the CNN sees of standardised X."""
+        return X
+
+    def for_kernels(self, X, lengths=None):
+        """What frozen kernels see of it."""
+        return X
+
+
+class OwnUnits(SharedUnits):
+    """Beside standardised series they are seen in units of their own, each of mean 0 and deviation 1.
+
+    It may be the shape that tells, of those that are a hundred times as large as others, too: of a walk and of standing
+    still, of a heater and of a lamp. The CNN also sees how large each of them is, by the logarithm of its deviation.
+    `least` (channel,) is added to deviations, `usual` and `spread` (channel,) are mean and deviation of the logarithms
+    in training.
+    """
+
+    n_views, n_frozen_views = 3, 2
+
+    def __init__(self, least, usual, spread):
+        super().__init__()
+        for name, values in (("least", least), ("usual", usual), ("spread", spread)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, X, lengths=None):  # (batch, time, channel), indicators of missing values behind the channels
+        values, own, deviation, indicators = self._of_each(X, lengths)
+        size = (deviation.log() - self.usual) / self.spread
+        return torch.cat([values, own, size.expand_as(values), indicators], dim=-1)
+
+    def for_kernels(self, X, lengths=None):
+        values, own, _, indicators = self._of_each(X, lengths)
+        return torch.cat([values, own, indicators], dim=-1)
+
+    def _of_each(self, X, lengths):
+        n_channels = len(self.least)
+        values, indicators = X[..., :n_channels], X[..., n_channels:]
+        from_mean = values - _mean_over_time(values, lengths)
+        variance = _mean_over_time(from_mean.square(), lengths)
+        deviation = (variance + self.least**2).sqrt()
+        return values, from_mean / deviation, deviation, indicators
+
+
+def _mean_over_time(X, lengths):
+    """Means (batch, 1, channel) of X (batch, time, channel) over the valid steps."""
+    if lengths is None:
+        return X.mean(1, keepdim=True)
+    return zero_behind(X, lengths).sum(1, keepdim=True) / lengths.to(X.device)[:, None, None]
 
 
 class SizeJitter(nn.Module):

@@ -455,6 +455,19 @@ def _or_1(total):
     return np.where(total == 0, 1.0, total)
 
 
+def deviations(X, index, *, read=np.asarray):
+    """Standard deviations (sample, channel) of the values of the rows `index` of a 3-D X that are not missing."""
+    return np.concatenate([_deviations(read(X[part]).astype(np.float64)) for part in _blocks(X, index)])
+
+
+def _deviations(X):
+    known = ~np.isnan(X)
+    n_known = known.sum(axis=1)
+    mean = np.where(known, X, 0.0).sum(axis=1) / _or_1(n_known)
+    squares = np.where(known, (X - mean[:, np.newaxis]) ** 2, 0.0).sum(axis=1)
+    return np.where(n_known == 0, np.nan, np.sqrt(squares / _or_1(n_known)))
+
+
 def last_values(X, index):
     """The last values (sample, channel) of the rows `index` of a 3-D X that are not missing, else NaN, in float64."""
     parts = [carried_forward(np.asarray(X[part]))[:, -1] for part in _blocks(X, index)]  # padding is missing, too
