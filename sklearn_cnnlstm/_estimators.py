@@ -47,7 +47,9 @@ _SKEWED = 1.0  # mean cube of a regressor's standardised channel, from which on 
 _SIZES_DIFFER = 5.0  # deviations of series, of the largest tenth by the smallest: they are seen in their own units, too
 _LEAST_SIZE = 1e-3  # added to them, by the usual one
 _LEAST_DEVIATION = 1e-6  # by the channel's: a lesser one may be rounding
-_LEAST_STEPS = 8  # of fewer the deviations differ by chance
+_LEAST_STEPS = 8  # of a series: the deviations of shorter ones differ by chance
+_LEAST_SPREAD = 0.25  # of the logarithms of deviations, by which they are divided
+_FEW_CHANNELS = 32  # of more three views of each would take long
 _SIZE_VALUES = 2**22  # of some series, by which that is found
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
@@ -980,7 +982,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     ==================================  ==================================  =================================
 
     Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
-    of them spreads ten times as far as most, as in tables of different units.
+    of them spreads ten times as far as most, as in tables of different units. Series whose sizes differ widely are seen
+    in units of their own, too.
 
     Parameters
     ----------
@@ -1353,12 +1356,13 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         """Their own, where the deviations of series differ widely, in half of the channels that vary or more."""
         n_timesteps, *space, n_channels = X.shape[1:]
         is_series = self.target == "sample" and not space and not self._is_table
-        if not is_series or n_timesteps < _LEAST_STEPS or n_channels > _MANY_CHANNELS:
+        if not is_series or n_channels > _FEW_CHANNELS or self.backbone is not None:
             return None
         some = index[:: math.ceil(len(index) * n_timesteps * n_channels / _SIZE_VALUES)]
-        deviation = _sequences.deviations(X, some, read=self._read) / scale  # (series, channel)
-        deviation[deviation < _LEAST_DEVIATION] = 0.0
-        least, usual, spread = np.full(n_channels, _LEAST_SIZE), np.zeros(n_channels), np.ones(n_channels)
+        deviation = _sequences.deviations(X, some, least_steps=_LEAST_STEPS, read=self._read) / scale
+        deviation[deviation < _LEAST_DEVIATION] = 0.0  # (series, channel)
+        least, spread = np.full(n_channels, _LEAST_SIZE), np.ones(n_channels)
+        usual = np.log(least)
         ratios = []
         for channel in np.flatnonzero((deviation > 0).any(axis=0)):
             sizes = deviation[~np.isnan(deviation[:, channel]), channel]
@@ -1366,10 +1370,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
             sizes = np.hypot(sizes, least[channel])
             small, large = np.quantile(sizes, (0.1, 0.9))
             ratios.append(large / small)
-            usual[channel], spread[channel] = np.log(sizes).mean(), np.log(sizes).std()
-        if not ratios or np.median(ratios) < _SIZES_DIFFER:
-            return None
-        return OwnUnits(least, usual, _sequences.safe_scale(usual, spread))
+            usual[channel], spread[channel] = np.log(sizes).mean(), max(np.log(sizes).std(), _LEAST_SPREAD)
+        return OwnUnits(least, usual, spread) if ratios and np.median(ratios) >= _SIZES_DIFFER else None
 
     def _n_outputs(self, y):
         return len(self.classes_)

@@ -18,6 +18,7 @@ _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how f
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
 _TRUST_SAMPLES = 12  # as how many independent ones they count at most
 _LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
+_LARGEST = 1e15  # of standardised values, whose squares are summed
 _ROUNDING = 1e-6  # of shares of samples that add up
 
 _LAYERS = {
@@ -94,7 +95,8 @@ class CNNLSTM(nn.Module):
 
     def seen(self, X, lengths=None):
         """What the CNN sees of X."""
-        return self.units(self.standardise(X), lengths)
+        X = self.scaled(X)
+        return self.units(self.gaps(X), X, lengths)
 
     def scaled(self, X):
         """X of mean 0 and deviation 1, channel by channel, in which NaN may be left."""
@@ -289,7 +291,9 @@ class BankCNNLSTM(CNNLSTM):
 
     def bridged(self, X, lengths=None):
         """What frozen kernels see of X."""
-        X = self.units.for_kernels(self.gaps.bridged(self.scaled(X)), lengths)
+        X = self.scaled(X)
+        lines = self.gaps.lines(X)
+        X = self.units.for_kernels(self.gaps.filled(lines, X), lines, lengths)
         return X if lengths is None else zero_behind(X, lengths)
 
     def seen(self, X, lengths=None):
@@ -371,11 +375,15 @@ class NoGaps(nn.Module):
 
     def forward(self, X):
         """Standardised X without NaN."""
+        return self.filled(X, X)
+
+    def lines(self, X):
+        """X with gaps as frozen kernels are to see them, to which a leap to the mean would be an event."""
         return X
 
-    def bridged(self, X):
-        """The same for frozen kernels, to which a leap to the mean would be an event."""
-        return self(X)
+    def filled(self, values, X):
+        """What `values` are of X, without NaN, and indicators of what X misses."""
+        return values
 
 
 class CarriedGaps(NoGaps):
@@ -388,8 +396,8 @@ class CarriedGaps(NoGaps):
         step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
         return X.gather(1, torch.where(is_nan, 0, step).cummax(1).values)
 
-    def forward(self, X):
-        return X.masked_fill(X.isnan(), 0)
+    def filled(self, values, X):
+        return values.masked_fill(values.isnan(), 0)
 
 
 class MarkedGaps(NoGaps):
@@ -402,14 +410,10 @@ class MarkedGaps(NoGaps):
         self.register_buffer("channels", torch.as_tensor(channels))
         self.n_indicators = len(channels)
 
-    def forward(self, X):
-        return self.marked(X, X)
+    def lines(self, X):
+        return X.index_copy(-1, self.channels, bridge(X[..., self.channels]))
 
-    def bridged(self, X):
-        return self.marked(X.index_copy(-1, self.channels, bridge(X[..., self.channels])), X)
-
-    def marked(self, values, X):
-        """Values without NaN, and indicators of the missing ones of X."""
+    def filled(self, values, X):
         indicators = X[..., self.channels].isnan().to(X.dtype)
         return torch.cat([values.masked_fill(values.isnan(), 0), indicators], dim=-1)
 
@@ -449,11 +453,11 @@ class SharedUnits(nn.Module):
 
     n_views = n_frozen_views = 1
 
-    def forward(self, X, lengths=None):
-        """What the CNN sees of standardised X."""
+    def forward(self, X, gappy, lengths=None):
+        """What the CNN sees of standardised X, in which the gaps of `gappy` are filled."""
         return X
 
-    def for_kernels(self, X, lengths=None):
+    def for_kernels(self, X, gappy, lengths=None):
         """What frozen kernels see of it."""
         return X
 
@@ -464,7 +468,7 @@ class OwnUnits(SharedUnits):
     It may be the shape that tells, of those that are a hundred times as large as others, too: of a walk and of standing
     still, of a heater and of a lamp. The CNN also sees how large each of them is, by the logarithm of its deviation.
     `least` (channel,) is added to deviations, `usual` and `spread` (channel,) are mean and deviation of the logarithms
-    in training.
+    in training. What is missing has no say, and is the mean.
     """
 
     n_views, n_frozen_views = 3, 2
@@ -474,29 +478,30 @@ class OwnUnits(SharedUnits):
         for name, values in (("least", least), ("usual", usual), ("spread", spread)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, X, lengths=None):  # (batch, time, channel), indicators of missing values behind the channels
-        values, own, deviation, indicators = self._of_each(X, lengths)
+    def forward(self, X, gappy, lengths=None):  # (batch, time, channel), indicators of missing values behind channels
+        own, deviation = self._of_each(gappy, lengths)
         size = (deviation.log() - self.usual) / self.spread
-        return torch.cat([values, own, size.expand_as(values), indicators], dim=-1)
+        return self._beside(X, own, size.expand_as(own))
 
-    def for_kernels(self, X, lengths=None):
-        values, own, _, indicators = self._of_each(X, lengths)
-        return torch.cat([values, own, indicators], dim=-1)
+    def for_kernels(self, X, gappy, lengths=None):
+        own, _ = self._of_each(gappy, lengths)
+        return self._beside(X, own)
+
+    def _beside(self, X, *views):
+        n_channels = len(self.least)
+        return torch.cat([X[..., :n_channels], *views, X[..., n_channels:]], dim=-1)
 
     def _of_each(self, X, lengths):
-        n_channels = len(self.least)
-        values, indicators = X[..., :n_channels], X[..., n_channels:]
-        from_mean = values - _mean_over_time(values, lengths)
-        variance = _mean_over_time(from_mean.square(), lengths)
-        deviation = (variance + self.least**2).sqrt()
-        return values, from_mean / deviation, deviation, indicators
-
-
-def _mean_over_time(X, lengths):
-    """Means (batch, 1, channel) of X (batch, time, channel) over the valid steps."""
-    if lengths is None:
-        return X.mean(1, keepdim=True)
-    return zero_behind(X, lengths).sum(1, keepdim=True) / lengths.to(X.device)[:, None, None]
+        is_known = ~X.isnan()
+        if lengths is not None:
+            is_known &= valid_steps(X, lengths)[..., None]
+        n_known = is_known.sum(1, keepdim=True).clamp(min=1)
+        # from one of its values: of a constant series nothing is left then, not even rounding
+        any_known = X.gather(1, is_known.int().argmax(1, keepdim=True))
+        X = (X - any_known).masked_fill(~is_known, 0).clamp(-_LARGEST, _LARGEST)
+        X = (X - X.sum(1, keepdim=True) / n_known).masked_fill(~is_known, 0)
+        deviation = (X.square().sum(1, keepdim=True) / n_known + self.least**2).sqrt()
+        return X / deviation, deviation
 
 
 class SizeJitter(nn.Module):

@@ -455,17 +455,17 @@ def _or_1(total):
     return np.where(total == 0, 1.0, total)
 
 
-def deviations(X, index, *, read=np.asarray):
-    """Standard deviations (sample, channel) of the values of the rows `index` of a 3-D X that are not missing."""
-    return np.concatenate([_deviations(read(X[part]).astype(np.float64)) for part in _blocks(X, index)])
+def deviations(X, index, *, least_steps, read=np.asarray):
+    """Standard deviations (sample, channel) of the rows `index` of a 3-D X, NaN of fewer than `least_steps` known."""
+    return np.concatenate([_deviations(read(X[part]).astype(np.float64), least_steps) for part in _blocks(X, index)])
 
 
-def _deviations(X):
+def _deviations(X, least_steps):
     known = ~np.isnan(X)
     n_known = known.sum(axis=1)
     mean = np.where(known, X, 0.0).sum(axis=1) / _or_1(n_known)
     squares = np.where(known, (X - mean[:, np.newaxis]) ** 2, 0.0).sum(axis=1)
-    return np.where(n_known == 0, np.nan, np.sqrt(squares / _or_1(n_known)))
+    return np.where(n_known < least_steps, np.nan, np.sqrt(squares / _or_1(n_known)))
 
 
 def last_values(X, index):
