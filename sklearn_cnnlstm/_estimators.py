@@ -1353,7 +1353,7 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
         return settings | {"size_jitter": _SIZE_JITTER, "n_groups": n_groups}
 
     def _units(self, X, index, scale):
-        """Their own, where the deviations of series differ widely, in half of the channels that vary or more."""
+        """Their own, where the deviations of series differ widely in the median channel of those that vary."""
         n_timesteps, *space, n_channels = X.shape[1:]
         is_series = self.target == "sample" and not space and not self._is_table
         if not is_series or n_channels > _FEW_CHANNELS or self.backbone is not None:

@@ -38,8 +38,8 @@ def attribute(estimator, X, target=None, method="integrated_gradients", *, basel
         (row, column, label). None is the predicted class, or the only number.
     method : "integrated_gradients" or "occlusion", default="integrated_gradients"
         "integrated_gradients" follows the gradient from the baseline to X: the values add up to the change of the
-        answer (to about a hundredth of it; a tenth, if classified series are seen in units of their own, too, which
-        "occlusion" tells more of). "occlusion" replaces one window after the other by the baseline and spreads
+        answer (to about a hundredth of it; a tenth, if classified series are seen in units of their own, too).
+        "occlusion" replaces one window after the other by the baseline and spreads
         the change of the answer evenly over the window.
     baseline : float or array-like, default=None
         What X is compared with; it broadcasts against X. None is the mean of each channel in the training data.
