@@ -7,14 +7,15 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_epochs):
+def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_epochs, device="cpu"):
     """Train `module` in place on arrays X (sample, time, *space, channel) and y (codes of classes).
 
-    Returns the loss of each step. Batches are drawn from torch's global generator, as dropout is.
+    Returns the loss of each step. Batches are drawn from torch's global generator, as dropout is on the CPU.
     """
     torch.set_flush_denormal(True)
-    X = torch.from_numpy(X)  # channels last, as the convolutions want it
-    y = torch.from_numpy(y)
+    module.to(device)
+    X = torch.from_numpy(X).to(device)  # channels last, as the convolutions want it; all of it on the device
+    y = torch.from_numpy(y).to(device)
     std, mean = torch.std_mean(X.double().flatten(0, -2), dim=0, correction=0)
     module.input_mean.copy_(mean)
     module.input_scale.copy_(std)
@@ -26,7 +27,7 @@ def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_ep
 
     n_batches = math.ceil(len(X) / batch_size)
     n_steps = max_epochs * n_batches
-    losses = torch.empty(n_steps)
+    losses = torch.empty(n_steps, device=device)
     step = 0
     module.train()
     for _ in range(max_epochs):
@@ -35,7 +36,7 @@ def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_ep
             for group in optimizer.param_groups:
                 group["lr"] = lr * rise * (1 + math.cos(math.pi * step / n_steps)) / 2
             optimizer.zero_grad()
-            rows = rows.sort().values  # read forwards
+            rows = rows.sort().values.to(device)  # read forwards
             output = module(X.index_select(0, rows))
             target = y.index_select(0, rows)
             # averaged outside as ours is, which weights samples: rounding is the same then, and stays so over 50 steps
@@ -48,11 +49,11 @@ def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_ep
         losses[step - n_batches : step].mean().item()  # the epoch's loss, which a user would print
     module.eval()
     torch.set_flush_denormal(False)
-    return losses
+    return losses.cpu()
 
 
 @torch.inference_mode()
-def predict(module, X, *, rows):
+def predict(module, X, *, rows, device="cpu"):
     """Codes of classes, `rows` samples per pass."""
     X = torch.from_numpy(X)
-    return torch.cat([module(part).argmax(1) for part in X.split(rows)]).numpy()
+    return torch.cat([module(part.to(device)).argmax(1) for part in X.split(rows)]).cpu().numpy()

@@ -63,6 +63,7 @@ def main():
 def measure(size, options):
     """A row of the table and all times of one size."""
     X, y, source, n_epochs, params = load(size, quick=options.quick)
+    params |= {"device": options.device}
     steps, drift = check_parity(X, y, params)
     fit = time_fits(X, y, n_epochs, params, rounds=options.rounds)
     estimator = CNNLSTMClassifier(max_epochs=1, random_state=0, **params).fit(X, y)
@@ -156,7 +157,7 @@ def check_parity(X, y, params):
 
 def settings(estimator):
     """What the plain loop needs to know, taken from a fitted estimator."""
-    names = ("lr", "weight_decay", "label_smoothing")
+    names = ("lr", "weight_decay", "label_smoothing", "device")
     return {name: getattr(estimator, name) for name in names} | {"batch_size": estimator.batch_size_}
 
 
@@ -217,6 +218,7 @@ def stock_net(module, estimator, **keywords):
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
+        device=estimator.device,
         **keywords,
     )
 
@@ -250,7 +252,7 @@ def best_pass(estimator, X):
     candidates = [rows for rows in (8, 16, 32, 64, 128, 256, 512, 1024) if rows * X[0].size <= 2**21]
     seconds = {}
     for rows in candidates:
-        turn = functools.partial(plain_loop.predict, module, X, rows=rows)
+        turn = functools.partial(plain_loop.predict, module, X, rows=rows, device=estimator.device)
         seconds[rows] = min(timed(turn) for _ in range(3))
     return min(seconds, key=seconds.get)
 
@@ -260,7 +262,7 @@ def time_predictions(estimator, X, rows_per_pass, *, rounds):
     module = estimator.net_.module_
     net = stock_net(copy.deepcopy(module), estimator).initialize()
     contestants = {
-        "plain": lambda: lambda: plain_loop.predict(module, sequences(X), rows=rows_per_pass),
+        "plain": lambda: lambda: plain_loop.predict(module, sequences(X), rows=rows_per_pass, device=estimator.device),
         "ours": lambda: lambda: estimator.predict(X),
         "skorch": lambda: lambda: net.predict(sequences(X)),
     }
@@ -309,6 +311,7 @@ def _parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    parser.add_argument("--device", default="cpu", help="where torch computes (default: cpu)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--quick", action="store_true", help="little data and one epoch: does the script work?")
     parser.add_argument("--out", metavar="FILE.json", help="write the result here")

@@ -777,7 +777,7 @@ class Blend(nn.Module):
         return (learned,)
 
     def blend(self, base, opinions, trust):
-        learned = opinions[0]
+        learned = opinions[0].to(base.dtype)  # of autocast a narrower one
         if self.median is None:
             return torch.lerp(base, learned, trust)
         way = (1 - trust) * (base - learned[..., self.median])  # the other quantiles keep their distance
@@ -933,6 +933,11 @@ class LSTMStack(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for layer in self.layers:
             _init_lstm(layer)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for layer in self.layers:  # cuDNN wants the weights in one piece of memory, which those of a copy are not
+            layer.flatten_parameters()
 
     def forward(self, X):  # (batch, step, filter)
         for i, layer in enumerate(self.layers):

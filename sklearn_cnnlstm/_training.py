@@ -131,12 +131,13 @@ def _tensor_cores(device):
     if device.type != "cuda":
         yield
         return
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    products = torch.backends.cuda.matmul  # torch's older name for it fails where a caller has set this one
+    precision = products.fp32_precision
+    products.fp32_precision = "tf32"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        products.fp32_precision = precision
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -659,7 +660,8 @@ class TrainingNet(NeuralNet):
 
     def predict_proba(self, X):
         """Outputs with the activation of the loss: probabilities for a classifier, standardised targets otherwise."""
-        return self.criterion_.activate(torch.cat(list(self.forward_iter(X)))).numpy()
+        outputs = torch.cat(list(self.forward_iter(X))).cpu()  # skorch's scorers keep them where they were computed
+        return self.criterion_.activate(outputs).numpy()
 
     def predict(self, X):
         """Codes of labels for a classifier, standardised targets otherwise: what skorch's scorers compare with y."""

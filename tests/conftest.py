@@ -1,4 +1,4 @@
-"""What all tests share: threads that do not fight for the cores, and the folder of real data."""
+"""What all tests share: threads that do not fight for the cores, the device, and the folder of real data."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cnnlstm import _training
+
 os.environ["MPLBACKEND"] = "Agg"  # figures without a screen, also where there is one
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Where there is an accelerator, the tests marked gpu alone use it: others compare bits, and do so anywhere."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(_training, "_is_available", lambda device: device.type == "cpu")
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ def small_set(n=24):
 # -- devices
 
 
-def test_auto_device_is_the_accelerator_if_there_is_one():
-    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    assert resolve_device("auto").type == expected.type
+@pytest.mark.parametrize("there", ["cuda", "mps", "xpu", "cpu"])
+def test_auto_device_is_the_accelerator_if_there_is_one(there, monkeypatch):
+    monkeypatch.setattr(_training, "_is_available", lambda device: device.type in (there, "cpu"))
+    assert resolve_device("auto").type == there
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "xpu:77"])
@@ -69,6 +70,40 @@ def test_autocast_trains_in_reduced_precision(precision):
     assert reduced.predict_proba(X).dtype == np.float32
     assert not np.array_equal(reduced.predict_proba(X), full.predict_proba(X))
     assert reduced.score(X, y) > 0.8
+
+
+@pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+@pytest.mark.parametrize("target", ["sample", "step", "map"])
+@pytest.mark.parametrize("shape", [(6, 2), (4, 8, 2), (3, 8, 8, 1)], ids=lambda shape: f"{len(shape) + 1}d")
+def test_every_network_trains_and_answers_in_reduced_precision(cls, target, shape):
+    if target == "map" and len(shape) == 2:
+        pytest.skip("series have no maps")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(24, *shape)).astype(np.float32)
+    steps = X.reshape(24, shape[0], -1)[..., 0]
+    y = {"sample": X.mean(axis=tuple(range(1, X.ndim))), "step": steps, "map": X[:, -1:, ..., 0]}
+    y = y[target] if cls is CNNLSTMRegressor else (y[target] > 0).astype(int)
+    full, reduced = (
+        cls(target=target, precision=precision, max_epochs=1, random_state=0).fit(X, y)
+        for precision in ("float32", "bfloat16")
+    )
+    assert reduced.predict(X).dtype == full.predict(X).dtype
+    assert np.isfinite(reduced.history_["train_loss"]).all()
+
+
+@pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
+def test_products_are_as_precise_after_training_as_the_caller_has_set(precision):
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = precision
+        with _training._tensor_cores(torch.device("cuda")):
+            assert products.fp32_precision == "tf32"
+        assert products.fp32_precision == precision
+        with _training._tensor_cores(torch.device("cpu")):
+            assert products.fp32_precision == precision
+    finally:
+        products.fp32_precision = before
 
 
 # -- torch's process-wide state
@@ -375,74 +410,3 @@ def test_model_of_another_kind_of_device_answers_in_float32():
 def test_optimizer_class_is_called_as_it_is(optimizer, momentum):
     model = CNNLSTMClassifier(optimizer=optimizer, max_epochs=1, random_state=0).fit(*small_set())
     assert model.net_.optimizer_.param_groups[0]["momentum"] == momentum
-
-
-# -- on a GPU
-
-gpu = pytest.mark.gpu
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-
-
-@gpu
-@needs_cuda
-@pytest.mark.parametrize("shape", [(6, 2), (4, 8, 2), (3, 8, 8, 1)])
-def test_gpu_fits_and_predicts(shape):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(80, *shape)).astype(np.float32)
-    y = (X.reshape(80, -1).mean(axis=1) > 0).astype(int)
-    model = CNNLSTMClassifier(device="cuda", max_epochs=30, random_state=0).fit(X, y)
-    assert model.device_.type == "cuda"
-    assert next(model.net_.module_.parameters()).is_cuda
-    assert model.score(X, y) > 0.8
-
-
-@gpu
-@needs_cuda
-def test_gpu_and_cpu_give_the_same_answers_with_the_same_weights():
-    X, y = small_set()
-    model = CNNLSTMClassifier(device="cuda", precision="float32", max_epochs=3, random_state=0).fit(X, y)
-    on_gpu = model.predict_proba(X)
-    model.device = "cpu"
-    on_cpu = pickle.loads(pickle.dumps(model))
-    assert not next(on_cpu.net_.module_.parameters()).is_cuda
-    np.testing.assert_allclose(on_cpu.predict_proba(X), on_gpu, atol=2e-3)
-
-
-@gpu
-@needs_cuda
-def test_gpu_pickle_loads_where_there_is_no_gpu():
-    X, y = small_set()
-    model = CNNLSTMClassifier(device="cuda", max_epochs=1, random_state=0).fit(X, y)
-    state = model.net_.__getstate__()
-    assert not any(tensor.is_cuda for tensor in state["module_"].state_dict().values())
-
-
-@gpu
-@needs_cuda
-@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
-def test_gpu_mixed_precision_learns(precision):
-    X, y = small_set(80)
-    model = CNNLSTMClassifier(device="cuda", precision=precision, max_epochs=30, random_state=0).fit(X, y)
-    assert model.score(X, y) > 0.8
-
-
-@gpu
-@needs_cuda
-def test_gpu_random_state_is_left_alone():
-    X, y = small_set()
-    before = torch.cuda.get_rng_state()
-    CNNLSTMClassifier(device="cuda", max_epochs=1, random_state=0).fit(X, y)
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-
-
-@gpu
-@needs_cuda
-@pytest.mark.parametrize("shape", [(40, 2), (6, 12, 12, 1)])
-def test_gpu_sees_the_features_of_the_cpu_exactly_enough(shape):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(40, *shape)).astype(np.float32)
-    y = np.arange(40) % 2
-    module = CNNLSTMClassifier(device="cpu", conv_bank=50, max_epochs=1, random_state=0).fit(X, y).net_.module_
-    expected = module.features(torch.tensor(X))
-    features = module.cuda().features(torch.tensor(X).cuda()).cpu()
-    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,269 @@
+"""What only a CUDA device shows; the other tests run on the CPU wherever they are."""
+
+import copy
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import BatchScoring, EarlyStopping, EpochScoring
+
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _training, inspection
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+SHAPES = [(40, 2), (6, 8, 2), (5, 8, 8, 1), (3, 4, 4, 4, 1)]
+SMALL = {"conv_channels": (8,), "hidden_size": 8, "random_state": 0}
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{len(shape) + 1}d")
+every_class = pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+
+
+@pytest.fixture
+def exact():
+    """Products in float32: torch lets cuDNN round them to TF32, of which an error of a thousandth is left."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+def data(cls, shape, n=60):
+    X = np.random.default_rng(0).normal(size=(n, *shape)).astype(np.float32)
+    level = X.reshape(n, -1)[:, ::2].mean(axis=1)
+    return X, (level > 0).astype(int) if cls is CNNLSTMClassifier else level / level.std()
+
+
+def answer(model, X):
+    return model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
+
+
+def on_the_cpu(model):
+    """The model as it is where there is no GPU."""
+    state = pickle.loads(pickle.dumps(model))
+    state.device = "cpu"
+    assert not next(state.net_.module_.parameters()).is_cuda
+    return state
+
+
+# -- what is trained, and where
+
+
+@every_class
+@every_shape
+def test_default_trains_there_and_answers_as_on_the_cpu(cls, shape, exact):
+    X, y = data(cls, shape)
+    model = cls(max_epochs=3, precision="float32", random_state=0).fit(X, y)
+    assert model.device_.type == "cuda"
+    assert next(model.net_.module_.parameters()).is_cuda
+    np.testing.assert_allclose(answer(on_the_cpu(model), X), answer(model, X), atol=2e-5)
+
+
+@every_class
+@every_shape
+def test_default_learns(cls, shape):
+    X, y = data(cls, shape, n=200)
+    model = cls(max_epochs=30, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.6
+    assert np.isfinite(model.history_["train_loss"]).all()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+@every_shape
+def test_every_precision_learns(precision, shape):
+    X, y = data(CNNLSTMClassifier, shape, n=120)
+    model = CNNLSTMClassifier(precision=precision, max_epochs=30, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.8
+
+
+@every_class
+@pytest.mark.parametrize("target", ["step", "map"])
+def test_steps_and_maps_are_answered_as_on_the_cpu(cls, target, exact):
+    X, _ = data(cls, (5, 8, 8, 1))
+    y = X[:, :, 0, 0, 0] if target == "step" else X[:, -1:, ..., 0]
+    y = y if cls is CNNLSTMRegressor else (y > 0).astype(int)
+    model = cls(target=target, precision="float32", max_epochs=2, **SMALL).fit(X, y)
+    np.testing.assert_allclose(answer(on_the_cpu(model), X), answer(model, X), atol=2e-5)
+
+
+@every_class
+@pytest.mark.parametrize("conv_bank", [0, 84])
+def test_neither_padding_nor_mates_nor_gaps_change_an_answer(cls, conv_bank, exact):
+    X, y = data(cls, (40, 2))
+    X[::3, 5:9, 0] = np.nan
+    ragged = [x[: 20 + i % 20] for i, x in enumerate(X)]
+    model = cls(conv_bank=conv_bank, max_epochs=2, **SMALL).fit(ragged, y)
+    alone = np.concatenate([answer(model, [x]) for x in ragged])
+    np.testing.assert_allclose(answer(model, ragged), alone, atol=1e-5)
+    np.testing.assert_allclose(answer(on_the_cpu(model), ragged), alone, atol=2e-5)
+
+
+def test_quantiles_are_answered_as_on_the_cpu(exact):
+    X, y = data(CNNLSTMRegressor, (40, 2))
+    model = CNNLSTMRegressor(loss="quantile", quantiles=(0.1, 0.5, 0.9), max_epochs=3, **SMALL).fit(X, y)
+    np.testing.assert_allclose(on_the_cpu(model).predict(X), model.predict(X), atol=2e-5)
+
+
+@parametrize_with_checks(
+    [CNNLSTMClassifier(deterministic=True), CNNLSTMRegressor(deterministic=True)],
+    expected_failed_checks=lambda estimator: {
+        "check_sample_weight_equivalence_on_dense_data": "as on the CPU (test_checks.py)"
+    },
+)
+def test_sklearn_check(estimator, check, exact):
+    check(estimator)
+
+
+# -- the same bits, and nothing left behind
+
+
+@every_shape
+def test_deterministic_training_repeats_its_bits(shape):
+    X, y = data(CNNLSTMClassifier, shape)
+    models = [CNNLSTMClassifier(deterministic=True, max_epochs=3, random_state=0).fit(X, y) for _ in range(2)]
+    assert np.array_equal(models[0].predict_proba(X), models[1].predict_proba(X))
+
+
+def test_random_states_and_switches_are_left_alone():
+    def state():
+        products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        return products.fp32_precision, cudnn.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+
+    X, y = data(CNNLSTMClassifier, (6, 8, 2))
+    before, random_states = state(), (torch.cuda.get_rng_state(), torch.get_rng_state())
+    CNNLSTMClassifier(max_epochs=1, deterministic=True, random_state=0).fit(X, y).predict(X)
+    assert state() == before
+    assert torch.equal(torch.cuda.get_rng_state(), random_states[0])
+    assert torch.equal(torch.get_rng_state(), random_states[1])
+
+
+def test_memory_is_given_back_with_the_model():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, y)
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, y)
+    assert torch.cuda.memory_allocated() <= before
+
+
+# -- where the data are
+
+
+def test_data_that_do_not_fit_stream_to_the_same_bits(tmp_path, monkeypatch):
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    settings = {"deterministic": True, "batch_size": 16, "max_epochs": 3, **SMALL}
+    resident = CNNLSTMClassifier(**settings).fit(X, y)
+    np.save(tmp_path / "X.npy", X)
+    monkeypatch.setattr(_training, "_RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(_training, "_CONVERT_BYTES", 0)
+    streamed = CNNLSTMClassifier(**settings).fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
+    assert np.array_equal(streamed.predict_proba(X), resident.predict_proba(X))
+
+
+def test_integers_are_resident_as_they_are():
+    X = np.arange(2 * 6 * 8 * 8, dtype=np.uint8).reshape(2, 6, 8, 8, 1)
+    resident = _training._to_accelerator(X, np.array([1, 0, 1]), torch.device("cuda"))
+    assert resident.dtype == torch.uint8
+    assert np.array_equal(resident.cpu().numpy(), X[[1, 0, 1]])
+
+
+def test_out_of_memory_is_survived_with_the_same_gradients():
+    X, y = data(CNNLSTMClassifier, (128, 16, 16, 1), n=64)
+    settings = {"conv_bank": 0, "batch_size": 64, "max_epochs": 2, "dropout": 0.0, "precision": "float32"}
+    roomy = CNNLSTMClassifier(random_state=0, **settings).fit(X, y)
+    del roomy.net_.optimizer_
+    torch.cuda.empty_cache()
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
+    try:
+        with pytest.warns(RuntimeWarning, match="Out of memory with 64 samples at once"):
+            short = CNNLSTMClassifier(random_state=0, **settings).fit(X, y)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    np.testing.assert_allclose(short.history_["train_loss"], roomy.history_["train_loss"], rtol=0.05)
+
+
+# -- models that travel
+
+
+def test_copies_and_pickles_predict_without_a_warning():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    model = CNNLSTMClassifier(max_epochs=2, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_allclose(same.predict_proba(X), expected, atol=1e-3)
+        assert next(same.net_.module_.parameters()).is_cuda
+    with torch.inference_mode():
+        copy.deepcopy(model.net_.module_)(torch.tensor(X).cuda())
+    assert not any(t.is_cuda for t in model.net_.__getstate__()["module_"].state_dict().values())
+
+
+def test_training_goes_on():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    model = CNNLSTMClassifier(max_epochs=2, warm_start=True, random_state=0).fit(X, y)
+    model.fit(X, y)
+    assert len(model.history_) == 4
+    part = CNNLSTMClassifier(random_state=0, **{"conv_channels": (8,), "hidden_size": 8})
+    for _ in range(3):
+        part.partial_fit(X, y, classes=[0, 1])
+    loaded = pickle.loads(pickle.dumps(part)).partial_fit(X, y)
+    assert loaded.device_.type == "cuda"
+    assert len(loaded.history_) == 4
+
+
+# -- what users plug in
+
+
+def test_callbacks_of_skorch_work():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    callbacks = [
+        EpochScoring("accuracy", name="accuracy", lower_is_better=False),
+        EpochScoring("accuracy", name="seen", on_train=True, lower_is_better=False),
+        BatchScoring("accuracy", name="of_batches", lower_is_better=False),
+        EarlyStopping("valid_loss", patience=10, load_best=True, sink=lambda text: None),
+    ]
+    model = CNNLSTMClassifier(net_callbacks=callbacks, max_epochs=4, **SMALL).fit(X, y, X_val=X, y_val=y)
+    assert len(model.history_) == 4
+    assert {"accuracy", "seen", "of_batches"} <= set(model.history_)
+
+
+def test_early_stopping_puts_the_best_weights_back():
+    X, y = data(CNNLSTMClassifier, (40, 2), n=120)
+    model = CNNLSTMClassifier(early_stopping=True, max_epochs=6, **SMALL).fit(X, y)
+    assert 1 <= model.best_epoch_ <= len(model.history_)
+
+
+def test_grid_search_shares_the_device():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    search = GridSearchCV(CNNLSTMClassifier(max_epochs=1, **SMALL), {"lr": [1e-3, 1e-2]}, cv=2, n_jobs=2).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_threads_may_predict_at_once():
+    X, y = data(CNNLSTMClassifier, (40, 2))
+    model = pickle.loads(pickle.dumps(CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, y)))
+    answers = [None] * 4
+
+    def ask(i):
+        answers[i] = model.predict_proba(X)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in answers:
+        np.testing.assert_allclose(one, answers[0], atol=1e-6)
+
+
+@every_shape
+def test_inspection_works(shape):
+    X, y = data(CNNLSTMClassifier, shape)
+    model = CNNLSTMClassifier(max_epochs=1, random_state=0).fit(X, y)
+    assert inspection.summary(model).notna().any(axis=None)
+    assert inspection.attention_weights(model, X[:3]).shape[0] == 3
+    pytest.importorskip("captum")
+    for method in ("integrated_gradients", "occlusion"):
+        assert inspection.attribute(model, X[:3], method=method).shape == X[:3].shape
