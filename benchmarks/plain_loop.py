@@ -13,6 +13,8 @@ def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_ep
     Returns the loss of each step. Batches are drawn from torch's global generator, as dropout is on the CPU.
     """
     torch.set_flush_denormal(True)
+    products = torch.backends.cuda.matmul
+    products.fp32_precision, precision = "tf32", products.fp32_precision
     module.to(device)
     X = torch.from_numpy(X).to(device)  # channels last, as the convolutions want it; all of it on the device
     y = torch.from_numpy(y).to(device)
@@ -49,6 +51,7 @@ def train(module, X, y, *, lr, weight_decay, label_smoothing, batch_size, max_ep
         losses[step - n_batches : step].mean().item()  # the epoch's loss, which a user would print
     module.eval()
     torch.set_flush_denormal(False)
+    products.fp32_precision = precision
     return losses.cpu()
 
 

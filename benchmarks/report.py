@@ -17,7 +17,7 @@ _PACKAGES = ("sklearn_cnnlstm", "scikit-learn", "skorch", "torch", "numpy", "ker
 def circumstances():
     """Machine, versions, date and command of this run."""
     return {
-        "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}{_gpu()}",
         "torch_threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | _versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -50,6 +50,10 @@ def publish(rows, out, **details):
 def _git(*arguments):
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _gpu():
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def _cpu():

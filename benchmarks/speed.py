@@ -115,11 +115,11 @@ def load(size, *, quick):
 
 
 class Start(Callback):
-    """Keeps the network, and torch's random state, of the moment at which training begins."""
+    """Keeps the network, and torch's random states, of the moment at which training begins."""
 
     def on_train_begin(self, net, **kwargs):
         self.module = copy.deepcopy(net.module_)
-        self.random_state = torch.get_rng_state()
+        self.random_states = torch.get_rng_state(), torch.cuda.get_rng_state_all()
 
 
 class Losses(Callback):
@@ -133,21 +133,29 @@ class Losses(Callback):
 
 
 def start_of(X, y, params):
-    """An estimator, the network with which its fit begins, and torch's random state then."""
+    """An estimator, the network with which its fit begins, and torch's random states then."""
     start = Start()
     estimator = CNNLSTMClassifier(max_epochs=1, random_state=0, net_callbacks=[start], **params).fit(X, y)
-    return estimator, start.module, start.random_state
+    return estimator, start.module, start.random_states
+
+
+def set_random_states(states):
+    of_cpu, of_devices = states
+    torch.set_rng_state(of_cpu)
+    torch.cuda.set_rng_state_all(of_devices)
 
 
 def check_parity(X, y, params):
     """The most by which a loss differs between ours and the plain loop, relative; exits if that is too much."""
-    params = params | {"dropout": 0.0}
-    estimator, module, random_state = start_of(X, y, params)
+    params = params | {"dropout": 0.0, "deterministic": True}
+    estimator, module, random_states = start_of(X, y, params)
     n_epochs = math.ceil(PARITY_STEPS / math.ceil(len(X) / estimator.batch_size_))
     watch = Losses()
     CNNLSTMClassifier(max_epochs=n_epochs, random_state=0, net_callbacks=[watch], **params).fit(X, y)
-    torch.set_rng_state(random_state)
+    set_random_states(random_states)
+    torch.use_deterministic_algorithms(True)
     plain = plain_loop.train(module, sequences(X), y, max_epochs=n_epochs, **settings(estimator))
+    torch.use_deterministic_algorithms(False)
     ours, plain = np.array(watch.losses)[:PARITY_STEPS], plain.numpy()[:PARITY_STEPS]
     drift = float(np.abs(ours / plain - 1).max())
     if not drift <= PARITY:
@@ -170,11 +178,11 @@ def sequences(X):
 
 def time_fits(X, y, n_epochs, params, *, rounds):
     """Seconds of each fit, by contestant."""
-    estimator, module, random_state = start_of(X, y, params)
+    estimator, module, random_states = start_of(X, y, params)
     n_classes, batch_size = len(estimator.classes_), estimator.batch_size_
 
     def plain():
-        torch.set_rng_state(random_state)
+        set_random_states(random_states)
         network = copy.deepcopy(module)
         return lambda: plain_loop.train(network, sequences(X), y, max_epochs=n_epochs, **settings(estimator))
 

@@ -218,8 +218,8 @@ class _BaseCNNLSTM(BaseEstimator):
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
     precision : "auto", "float32", "bfloat16" or "float16", default="auto"
-        Arithmetic of the learned layers: "auto" is bfloat16 for images and volumes on CUDA devices that have it, else
-        float32, in which a model also answers on another kind of device than it was trained on.
+        Arithmetic of the learned layers; "auto" is float32, as the others took longer and learned no better on the GPU
+        they were measured on. On another kind of device than it was trained on a model answers in float32.
     deterministic : bool, default=False
         Whether to keep to algorithms that give the same bits on CUDA too; torch says what it then needs.
     random_state : int, RandomState or None, default=None
@@ -473,7 +473,7 @@ class _BaseCNNLSTM(BaseEstimator):
         self.batch_size_ = min(resolved["batch_size"], n_samples)
         self.max_epochs_ = resolved["max_epochs"]
         self.device_ = _training.resolve_device(self.device)
-        self.precision_ = _training.resolve_precision(self.precision, self.device_, images=len(sample_shape) >= 4)
+        self.precision_ = _training.resolve_precision(self.precision)
 
     def _build_network(self, X, y, weight, index, groups=None):
         kind, extra = NETWORKS[self.target], {}
@@ -813,9 +813,10 @@ class _BaseCNNLSTM(BaseEstimator):
         if not hasattr(self, "net_"):  # a question may be about one sample: what is asked every time is cheap
             check_is_fitted(self)
         X = self._check_shape(X, reset=False)
-        answer = getattr(self.net_.settled(self.device), question)
+        net = self.net_.settled(self.device)
+        answer = getattr(net, question)
         if isinstance(X, _sequences.Rows):  # each row is read once
-            rows = _training.rows_per_pass(X)
+            rows = _training.rows_per_pass(X, _training.Device(net.device))
             parts = enumerate(X.parts(rows))
             return np.concatenate([self._ask_part(answer, part, first=i * rows) for i, part in parts])
         return self._ask_part(answer, X)

@@ -80,6 +80,7 @@ class CNNLSTM(nn.Module):
         seen_shape = (*sample_shape[:-1], self.units.n_views * n_channels + self.gaps.n_indicators)
 
         n_spatial = len(sample_shape) - 2
+        self.is_static = backbone is None  # dense batches of one shape are all computed in the same steps
         make_cnn = backbone or ConvStack.factory(conv_channels, kernel_size, pool_size)
         cnn = make_cnn(seen_shape[-1], n_spatial)
         along_time = AlongTime if backbone is None else LengthByLength

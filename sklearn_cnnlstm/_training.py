@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PassthroughScoring, PrintLog
 from skorch.dataset import Dataset
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ._graphs import LEAST_STEPS, RecordedSteps
 from ._readout import solve_ridge
 
 Device = torch.device
@@ -35,6 +36,8 @@ _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1,
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
 _PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
+_LARGER_PASS = 16  # times these on a CUDA device, which several passes of moderate size do not fill
+_PASS_BYTES = 2**30 + 2**29  # that it should have free for each of them: a pass takes up to 400 MB
 _POOL = 2  # batches that share their samples out by length: more cost accuracy, as a length may tell the target
 _CONVERT_BYTES = 256 * 2**20
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
@@ -68,12 +71,9 @@ def _is_available(device):
     return device.index is None or device.index < backend.device_count()
 
 
-def resolve_precision(precision, device, *, images=False):
-    """The dtype name meant by a parameter: "auto" is bfloat16 for images on CUDA devices that have it, else float32."""
-    if precision != "auto":
-        return precision
-    pays = images and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if pays else "float32"
+def resolve_precision(precision):
+    """The dtype name meant by a parameter: on no device did narrower ones than float32 pay (benchmarks/README.md)."""
+    return "float32" if precision == "auto" else precision
 
 
 @contextlib.contextmanager
@@ -309,10 +309,7 @@ def _castable(X):
 
 def _to_accelerator(X, index, device):
     """The rows `index` of X as one tensor on an accelerator with room for them, else None."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    if len(index) * math.prod(X.shape[1:]) * 4 > _RESIDENT_SHARE * free:
+    if device.type != "cuda" or len(index) * math.prod(X.shape[1:]) * 4 > _RESIDENT_SHARE * _free_bytes(device):
         return None
     return _copied(X, index, device)
 
@@ -337,6 +334,7 @@ class SampleLoss(nn.Module):
         self.name = name
         self.label_smoothing = label_smoothing
         self.quantiles = quantiles
+        self.share = torch.tensor(quantiles, dtype=torch.float32)  # below each quantile
         self.reduce = _as_it_is if per_entry else _mean_of_sample
         self.function = getattr(self, "_" + name)
 
@@ -344,7 +342,7 @@ class SampleLoss(nn.Module):
         return self.reduce(self.function(output.float(), y))
 
     def __getstate__(self):
-        return self.__dict__ | {"function": None}
+        return self.__dict__ | {"function": None, "share": self.share.cpu()}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -394,8 +392,8 @@ class SampleLoss(nn.Module):
     def _quantile(self, output, y):
         """Pinball loss of output (..., target, quantile), averaged over the quantiles."""
         above = y.unsqueeze(-1) - output
-        share = output.new_tensor(self.quantiles)
-        return torch.maximum(share * above, (share - 1) * above).mean(-1)
+        self.share = self.share.to(output.device)  # once: a step that is recorded may copy nothing from the host
+        return torch.maximum(self.share * above, (self.share - 1) * above).mean(-1)
 
 
 def _mean_of_sample(loss):
@@ -415,6 +413,7 @@ class TrainingNet(NeuralNet):
     _unpickled = False
     _trained_on = None  # type of device, once unpickled
     _held_out = None  # samples that are not trained on, which show what the training was worth
+    _recorded = None  # steps of the present training, where they may be recorded
 
     def __init__(self, *args, weight_decay=0.0, lr_schedule="constant", precision="float32", momentum=None, **kwargs):
         self.weight_decay = weight_decay
@@ -467,6 +466,15 @@ class TrainingNet(NeuralNet):
         batches = self.get_iterator(train, training=True)
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
+        if self._may_record(batches):
+            self._recorded = RecordedSteps(self._step_at_once, self.optimizer_, self._device)
+        try:
+            self._run_epochs(epochs, batches, valid_batches, data)
+        finally:
+            self._recorded = None  # and its memory
+        return self
+
+    def _run_epochs(self, epochs, batches, valid_batches, data):
         for _ in range(epochs):
             self.notify("on_epoch_begin", **data)
             with _tensor_cores(self._device):
@@ -479,10 +487,9 @@ class TrainingNet(NeuralNet):
                 if _raised_by_code(interrupt):  # how skorch's callbacks ask to stop
                     break
                 raise
-        return self
 
     def get_iterator(self, dataset, training=False):
-        size = self.batch_size if training else rows_per_pass(dataset.all_X)
+        size = self.batch_size if training else rows_per_pass(dataset.all_X, self._device)
         return _Batches(dataset, size, self._device, shuffle=training, by_step=self.module_.by_step)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -509,7 +516,35 @@ class TrainingNet(NeuralNet):
 
     def train_step(self, batch, weight=None, known=None):
         self._set_lr()
-        step = self._in_parts(self._backward, batch, weight, known or {}, training=True)
+        known = known or {}
+        if self._recorded is not None and self._n_parts[True] == 1 and self._recorded.is_warm(len(batch[1])):
+            try:
+                return self._recorded(batch, weight, known)
+            except RuntimeError:  # such as too little memory for what a recording keeps: then as without it
+                self._recorded = None
+        step = self._in_parts(self._backward, batch, weight, known, training=True)
+        self._change_weights(batch)
+        return step
+
+    def _step_at_once(self, batch, weight, known):
+        step = self._backward(batch, weight, known, 1)
+        self._change_weights(batch)
+        return step
+
+    def _may_record(self, batches):
+        """Whether each step launches the same kernels, which a CUDA graph can then do without Python."""
+        return (
+            self._device.type == "cuda"
+            and self.module_.is_static
+            and batches.resident is not None
+            and batches.lengths is None
+            and self._n_updates >= LEAST_STEPS
+            and self.precision == "float32"  # a GPU refused to record others
+            and type(self.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
+            and all(type(callback) in _ONLOOKERS for _, callback in self.callbacks_)
+        )
+
+    def _change_weights(self, batch):
         self.scaler_.unscale_(self.optimizer_)
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
@@ -518,7 +553,6 @@ class TrainingNet(NeuralNet):
         nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
         self.scaler_.step(self.optimizer_)
         self.scaler_.update()
-        return step
 
     def _in_parts(self, step, batch, weight, known, *, training):
         """step(batch, weight, known, n_parts), in more and smaller parts when memory runs out."""
@@ -622,7 +656,7 @@ class TrainingNet(NeuralNet):
 
     def _by_blocks(self, function, samples):
         """What `_collect` gives, in blocks of samples, so that X is never copied whole."""
-        rows = max(1, _PASS_POSITIONS // math.prod(samples.all_X.shape[1:-1]))
+        rows = max(1, _PASS_POSITIONS * _larger(self._device) // math.prod(samples.all_X.shape[1:-1]))
         for block in np.array_split(samples.index, math.ceil(len(samples) / rows)):
             yield torch.from_numpy(self._collect(function, samples.all_X[block]))
 
@@ -686,12 +720,12 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        start, rows = 0, rows_per_pass(X)
+        start, rows = 0, rows_per_pass(X, self._device)
         X, lengths = _values_and_lengths(X, slice(None))
         while start < len(X):
-            batch = to_batch(X[start : start + rows], self._device)
-            batch = _cut(batch, None if lengths is None else lengths[start : start + rows])
             try:
+                batch = to_batch(X[start : start + rows], self._device)
+                batch = _cut(batch, None if lengths is None else lengths[start : start + rows])
                 with torch.inference_mode(), autocast(self._device, self.precision):
                     part = function(*_inputs(batch)).float()
             except torch.OutOfMemoryError:
@@ -815,6 +849,10 @@ class ProgressLine(Callback):
         self.line_.update(len(net.history) - self.n_before_ - self.line_.n)
 
 
+# callbacks that change nothing while a network is trained, and look at no batch
+_ONLOOKERS = EpochTimer, PassthroughScoring, PrintLog, EarlyStopping, ValidScore, ProgressLine
+
+
 class _Line(tqdm):
     monitor_interval = 0  # no thread of tqdm's own
 
@@ -878,10 +916,26 @@ def _free_memory(device):
         torch.cuda.empty_cache()
 
 
-def rows_per_pass(X):
+def _free_bytes(device):
+    """What a CUDA device has left, and what torch keeps of it without need."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def rows_per_pass(X, device):
     """Samples that one pass of inference takes."""
     positions = _PASS_PIXELS if X.ndim >= 5 else _PASS_POSITIONS
-    return max(1, positions // max(math.prod(X.shape[1:-1]), X.shape[-1]))
+    values = max(math.prod(X.shape[1:-1]), X.shape[-1])
+    if len(X) * values > positions:
+        positions *= _larger(device)
+    return max(1, positions // values)
+
+
+def _larger(device):
+    """How many times as large a pass is as on the CPU, whose caches it is to suit."""
+    if device.type != "cuda":
+        return 1
+    return max(1, min(_LARGER_PASS, _free_bytes(device) // _PASS_BYTES))
 
 
 def _raised_by_code(interrupt):

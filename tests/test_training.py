@@ -1,16 +1,19 @@
 """Where and how a network is trained: devices, switches, batches, losses."""
 
 import contextlib
+import math
 import pickle
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
-from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _training
+from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _graphs, _training
 from sklearn_cnnlstm._training import SampleLoss, Samples, resolve_device, resolve_precision, to_batch, training_scope
 
 
@@ -55,9 +58,9 @@ def test_batch_of_a_read_only_array_is_quiet_and_its_own():
     assert X[0, 0] == 1
 
 
-def test_precision_auto_is_float32_on_the_cpu():
-    assert resolve_precision("auto", torch.device("cpu")) == "float32"
-    assert resolve_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+def test_precision_auto_is_float32():
+    assert resolve_precision("auto") == "float32"
+    assert resolve_precision("bfloat16") == "bfloat16"
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -116,7 +119,7 @@ def switches():
         torch.backends.cudnn.benchmark,
         torch.get_num_threads(),
         torch.get_default_dtype(),
-        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.fp32_precision,
         bool(torch.tensor(1e-39) * 1 == 0),
         torch.is_grad_enabled(),
     )
@@ -267,6 +270,130 @@ def test_error_of_the_reading_thread_is_the_callers():
 
     with pytest.raises(OSError, match="no disk for 3"):
         list(_training._ahead(fail, [3, 4]))
+
+
+# -- steps that are recorded
+
+
+class Recording:
+    """In place of a CUDA graph: what was recorded was also done, and to replay is to do it again."""
+
+    n_replays = 0
+
+    def __init__(self):
+        self.is_done = True
+
+    def replay(self):
+        Recording.n_replays += 1
+        if not self.is_done:
+            answer = self.function(*self.arguments)
+            for name, values in answer.items():
+                self.answer[name].copy_(values)
+        self.is_done = False
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Lets steps on the CPU be recorded; a list of the numbers of samples for which they were."""
+    made = []
+    record = _graphs.RecordedSteps._record
+
+    def recorded(self, batch, weight, known):
+        graph, inputs, answer = record(self, batch, weight, known)
+        names, rest = list(known), len(inputs) - len(known)
+        step, self_of = self.step, self
+        weight_there = inputs[rest - 1] if weight is not None else None
+        arguments = tuple(inputs[:2]), weight_there, dict(zip(names, inputs[rest:], strict=True))
+
+        def again(*arguments):
+            groups = self_of.optimizer.param_groups
+            rates = [group["lr"] for group in groups]
+            for group, rate in zip(groups, self_of.rates, strict=True):
+                group["lr"] = rate
+            answer = step(*arguments)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+            return answer
+
+        graph.function, graph.arguments, graph.answer = again, arguments, answer
+        made.append(len(batch[1]))
+        return graph, inputs, answer
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(_graphs, "_recording", lambda graph: contextlib.nullcontext())
+    monkeypatch.setattr(_graphs.RecordedSteps, "_record", recorded)
+    monkeypatch.setattr(_training.TrainingNet, "_may_record", lambda self, batches: True)
+    Recording.n_replays = 0
+    return made
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cls", [CNNLSTMClassifier, CNNLSTMRegressor])
+def test_recorded_steps_train_as_others_do(cls, weighted, recordings, monkeypatch):
+    X, y = small_set(41)
+    weight = np.linspace(0.5, 2.0, 41) if weighted else None
+    settings = {"max_epochs": 6, "batch_size": 16, "random_state": 0}
+    recorded = cls(**settings).fit(X, y, sample_weight=weight)
+    n_trained = 41 if cls is CNNLSTMClassifier else 41 - math.ceil(41 / 6)  # a regressor holds some out
+    sizes = {len(part) for part in np.array_split(np.arange(n_trained), 3)}
+    assert set(recordings) == sizes
+    assert Recording.n_replays == 3 * 6 - 3 * len(sizes)
+    monkeypatch.setattr(_training.TrainingNet, "_may_record", lambda self, batches: False)
+    as_others = cls(**settings).fit(X, y, sample_weight=weight)
+    pd.testing.assert_frame_equal(recorded.history_.drop(columns="seconds"), as_others.history_.drop(columns="seconds"))
+    np.testing.assert_allclose(recorded.predict(X), as_others.predict(X), rtol=1e-5, atol=1e-6)
+    assert recorded.net_._recorded is None
+
+
+def test_what_cannot_be_recorded_is_done_as_it_is(recordings, monkeypatch):
+    def fail(self, batch, weight, known):
+        raise torch.OutOfMemoryError("no room for a second copy")
+
+    X, y = small_set(40)
+    settings = {"max_epochs": 5, "batch_size": 20, "random_state": 0}
+    expected = CNNLSTMClassifier(**settings).fit(X, y).predict_proba(X)
+    monkeypatch.setattr(_graphs.RecordedSteps, "_record", fail)
+    np.testing.assert_allclose(CNNLSTMClassifier(**settings).fit(X, y).predict_proba(X), expected, rtol=1e-5)
+
+
+class Watcher(Callback):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("params", "may"),
+    [
+        ({}, True),
+        ({"early_stopping": True}, True),
+        ({"optimizer": "adam"}, True),
+        ({"optimizer": "sgd"}, False),
+        ({"optimizer": torch.optim.NAdam}, False),
+        ({"precision": "float16"}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"max_epochs": 2}, False),
+        ({"net_callbacks": [Watcher()]}, False),
+        ({"backbone": lambda n_channels, n_spatial: nn.Conv1d(n_channels, 4, 3, padding=1)}, False),
+    ],
+)
+def test_only_steps_that_are_alike_may_be_recorded(params, may, monkeypatch):
+    answers = []
+
+    def note(self, batches):
+        batches.resident = torch.zeros(())
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self), "_device", torch.device("cuda"))
+            answers.append(_MAY_RECORD(self, batches))
+        assert not _MAY_RECORD(self, batches)  # it is on the CPU
+        batches.resident = None
+        return False
+
+    monkeypatch.setattr(_training.TrainingNet, "_may_record", note)
+    CNNLSTMClassifier(**{"max_epochs": 20, "batch_size": 10, "random_state": 0} | params).fit(*small_set(40))
+    assert answers == [may]
+
+
+_MAY_RECORD = _training.TrainingNet._may_record
 
 
 # -- memory

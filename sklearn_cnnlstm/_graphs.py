@@ -1,0 +1,83 @@
+"""Steps of training as CUDA graphs: recorded once and then replayed, so that the device never waits for the host.
+
+A step of a small network is hundreds of kernels, each of which is over before Python has launched the next one.
+"""
+
+import contextlib
+
+import torch
+
+LEAST_STEPS = 32  # of a fit: recording takes about as long as so many steps
+_WARM_UP = 3  # steps as they are, in which libraries and the optimizer allocate what they keep
+
+
+class RecordedSteps:
+    """Updates of the weights by `step(batch, weight, known)`, recorded for each number of samples in a batch.
+
+    `step` runs the same kernels on the same memory whatever the batch holds, and reads nothing back. The optimizer is
+    one whose steps can be recorded, and its learning rates may change between steps. A batch is ((X, y), weight, known)
+    on the device as `step` takes it; the answer is what `step` returned, which the next step overwrites.
+    """
+
+    def __init__(self, step, optimizer, device):
+        self.step = step
+        self.optimizer = optimizer
+        self.device = device
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        self.n_before = {}  # steps of each number of samples that were not recorded
+        self.recordings = {}
+
+    def is_warm(self, n_samples):
+        """Whether a step of so many samples may be recorded; if not, one more is taken to come as it is."""
+        n_before = self.n_before.get(n_samples, 0)
+        self.n_before[n_samples] = n_before + 1
+        return n_before >= _WARM_UP
+
+    def __call__(self, batch, weight, known):
+        n_samples = len(batch[1])
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        if n_samples not in self.recordings:
+            self.recordings[n_samples] = self._record(batch, weight, known)
+        graph, inputs, answer = self.recordings[n_samples]
+        for there, here in zip(inputs, _tensors(batch, weight, known), strict=True):
+            there.copy_(here)
+        with torch.cuda.device(self.device):
+            graph.replay()
+        return answer
+
+    def _record(self, batch, weight, known):
+        batch = tuple(part.clone() for part in batch)
+        weight = None if weight is None else weight.clone()
+        known = {name: values.clone() for name, values in known.items()}
+        graph = torch.cuda.CUDAGraph()
+        groups = self.optimizer.param_groups
+        before = [(group["lr"], group["capturable"]) for group in groups]
+        try:
+            for group, rate in zip(groups, self.rates, strict=True):
+                group["lr"], group["capturable"] = rate, True
+            with torch.cuda.device(self.device), _recording(graph):
+                answer = self.step(batch, weight, known)
+        finally:
+            for group, (lr, capturable) in zip(groups, before, strict=True):
+                group["lr"], group["capturable"] = lr, capturable
+        return graph, _tensors(batch, weight, known), answer
+
+
+@contextlib.contextmanager
+def _recording(graph):
+    """As torch.cuda.graph, but after a failure torch is as it was before."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    random_state = generator.clone_state()
+    options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}  # other threads may be predicting
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            with torch.cuda.graph(graph, **options):
+                yield
+        except BaseException:
+            generator.graphsafe_set_state(random_state)
+            raise
+
+
+def _tensors(batch, weight, known):
+    return [*batch, *([] if weight is None else [weight]), *known.values()]
