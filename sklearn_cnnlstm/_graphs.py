@@ -9,6 +9,7 @@ import torch
 
 LEAST_STEPS = 32  # of a fit: recording takes about as long as so many steps
 _WARM_UP = 3  # steps as they are, in which libraries and the optimizer allocate what they keep
+_STREAMS = {}  # on which steps are recorded, by device: cuBLAS keeps tens of MB for each stream that it has seen
 
 
 class RecordedSteps:
@@ -67,12 +68,13 @@ class RecordedSteps:
 @contextlib.contextmanager
 def _recording(graph):
     """As torch.cuda.graph, but after a failure torch is as it was before."""
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    device = torch.cuda.current_device()
+    stream = _STREAMS.setdefault(device, torch.cuda.Stream())
+    generator = torch.cuda.default_generators[device]
     random_state = generator.clone_state()
-    options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}  # other threads may be predicting
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
-            with torch.cuda.graph(graph, **options):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may predict
                 yield
         except BaseException:
             generator.graphsafe_set_state(random_state)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dis
+import gc
 import inspect
 import math
 import mmap
@@ -471,7 +472,9 @@ class TrainingNet(NeuralNet):
         try:
             self._run_epochs(epochs, batches, valid_batches, data)
         finally:
-            self._recorded = None  # and its memory
+            if self._recorded is not None:
+                self._recorded = None
+                self.optimizer_.zero_grad()  # gradients would keep the memory of what was recorded
         return self
 
     def _run_epochs(self, epochs, batches, valid_batches, data):
@@ -522,6 +525,7 @@ class TrainingNet(NeuralNet):
                 return self._recorded(batch, weight, known)
             except RuntimeError:  # such as too little memory for what a recording keeps: then as without it
                 self._recorded = None
+            gc.collect()  # what a failure leaves of its backward pass belongs to the recording's stream
         step = self._in_parts(self._backward, batch, weight, known, training=True)
         self._change_weights(batch)
         return step

@@ -4,7 +4,6 @@ import copy
 import gc
 import pickle
 import threading
-import warnings
 
 import numpy as np
 import pytest
@@ -319,24 +318,19 @@ def test_integers_are_resident_as_they_are():
     assert np.array_equal(resident.cpu().numpy(), X[[1, 0, 1]])
 
 
-@pytest.mark.parametrize("spare", [40, 200])
-def test_out_of_memory_is_survived_with_the_same_gradients(spare):
-    """With little to spare a batch does not fit, with a little more its recording does not."""
+def test_out_of_memory_is_survived_with_the_same_gradients():
     X, y = data(CNNLSTMClassifier, (128, 16, 16, 1), n=64)
     settings = {"conv_bank": 0, "batch_size": 64, "max_epochs": 40, "dropout": 0.0, "random_state": 0}
     roomy = CNNLSTMClassifier(**settings).fit(X, y)
     gc.collect()
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + spare * 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200 * 2**20) / total)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with pytest.warns(RuntimeWarning, match="Out of memory with 64 samples at once"):
             short = CNNLSTMClassifier(**settings).fit(X, y)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    print([str(warning.message)[:60] for warning in caught])
-    assert any("Out of memory with 64 samples at once" in str(warning.message) for warning in caught) or spare == 200
     np.testing.assert_allclose(short.history_["train_loss"][:5], roomy.history_["train_loss"][:5], rtol=0.05)
     CNNLSTMClassifier(**settings).fit(X, y)
 
