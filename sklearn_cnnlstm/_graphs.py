@@ -1,4 +1,4 @@
-"""Steps of training as CUDA graphs: recorded once and then replayed, so that the device never waits for the host.
+"""Steps of training as CUDA graphs: recorded once and then replayed, without Python launching kernel after kernel.
 
 A step of a small network is hundreds of kernels, each of which is over before Python has launched the next one.
 """
@@ -7,32 +7,33 @@ import contextlib
 
 import torch
 
-LEAST_STEPS = 32  # of a fit: recording takes about as long as so many steps
 _WARM_UP = 3  # steps as they are, in which libraries and the optimizer allocate what they keep
 _STREAMS = {}  # on which steps are recorded, by device: cuBLAS keeps tens of MB for each stream that it has seen
 
 
 class RecordedSteps:
-    """Updates of the weights by `step(batch, weight, known)`, recorded for each number of samples in a batch.
+    """Updates of the weights by `step(batch, weight, known)`, recorded for batches of each of the `sizes`.
 
     `step` runs the same kernels on the same memory whatever the batch holds, and reads nothing back. The optimizer is
     one whose steps can be recorded, and its learning rates may change between steps. A batch is ((X, y), weight, known)
     on the device as `step` takes it; the answer is what `step` returned, which the next step overwrites.
     """
 
-    def __init__(self, step, optimizer, device):
+    def __init__(self, step, optimizer, device, sizes):
         self.step = step
         self.optimizer = optimizer
         self.device = device
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
-        self.n_before = {}  # steps of each number of samples that were not recorded
+        self.n_left = dict.fromkeys(sizes, _WARM_UP)  # steps of each size before one is recorded
         self.recordings = {}
 
-    def is_warm(self, n_samples):
+    def is_due(self, n_samples):
         """Whether a step of so many samples may be recorded; if not, one more is taken to come as it is."""
-        n_before = self.n_before.get(n_samples, 0)
-        self.n_before[n_samples] = n_before + 1
-        return n_before >= _WARM_UP
+        if self.n_left.get(n_samples) == 0:
+            return True
+        if n_samples in self.n_left:
+            self.n_left[n_samples] -= 1
+        return False
 
     def __call__(self, batch, weight, known):
         n_samples = len(batch[1])
@@ -46,6 +47,13 @@ class RecordedSteps:
         with torch.cuda.device(self.device):
             graph.replay()
         return answer
+
+    def close(self):
+        """Give back the memory, that of the gradients included: of all recordings at once, as they share a stream."""
+        for graph, *_ in self.recordings.values():
+            graph.reset()
+        self.recordings.clear()
+        self.optimizer.zero_grad()
 
     def _record(self, batch, weight, known):
         batch = tuple(part.clone() for part in batch)
@@ -67,14 +75,16 @@ class RecordedSteps:
 
 @contextlib.contextmanager
 def _recording(graph):
-    """As torch.cuda.graph, but after a failure torch is as it was before."""
+    """As torch.cuda.graph, but a failure leaves stream and random state as they were before."""
     device = torch.cuda.current_device()
-    stream = _STREAMS.setdefault(device, torch.cuda.Stream())
+    if device not in _STREAMS:
+        _STREAMS[device] = torch.cuda.Stream()
     generator = torch.cuda.default_generators[device]
     random_state = generator.clone_state()
+    options = {"stream": _STREAMS[device], "capture_error_mode": "thread_local"}  # other threads may be predicting
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may predict
+            with torch.cuda.graph(graph, **options):
                 yield
         except BaseException:
             generator.graphsafe_set_state(random_state)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ._graphs import LEAST_STEPS, RecordedSteps
+from ._graphs import RecordedSteps
 from ._readout import solve_ridge
 
 Device = torch.device
@@ -37,8 +38,9 @@ _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1,
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
 _PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
-_LARGER_PASS = 16  # times these on a CUDA device, which several passes of moderate size do not fill
-_PASS_BYTES = 2**30 + 2**29  # that it should have free for each of them: a pass takes up to 400 MB
+_LARGER_PASS = 16  # times these at most on a CUDA device, which passes of moderate size do not fill
+_PASS_BYTES = 3 * 2**30  # of its memory for each of them: a pass takes up to 400 MB
+_LEAST_RECORDED = 32  # steps with batches of one size, of fewer of which a recording is not worth its time
 _POOL = 2  # batches that share their samples out by length: more cost accuracy, as a length may tell the target
 _CONVERT_BYTES = 256 * 2**20
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
@@ -132,13 +134,18 @@ def _tensor_cores(device):
     if device.type != "cuda":
         yield
         return
-    products = torch.backends.cuda.matmul  # torch's older name for it fails where a caller has set this one
-    precision = products.fp32_precision
-    products.fp32_precision = "tf32"
+    precision = torch.backends.cuda.matmul.fp32_precision
+    try:
+        older = torch.get_float32_matmul_precision()  # another name for it, which is to say the same
+    except RuntimeError:  # as a caller lets it say something else
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        products.fp32_precision = precision
+        torch.set_float32_matmul_precision(older)
+        torch.backends.cuda.matmul.fp32_precision = precision
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -208,6 +215,10 @@ class _Batches:
     def __len__(self):
         return self.n_batches
 
+    def sizes(self):
+        """How many batches of an epoch have how many samples."""
+        return Counter(len(rows) for rows in torch.arange(len(self.samples)).tensor_split(self.n_batches))
+
     def __iter__(self):
         n = len(self.samples)
         order = torch.randperm(n) if self.shuffle else torch.arange(n)
@@ -216,10 +227,12 @@ class _Batches:
             batches = _alike_in_length(batches, self.lengths)
         if self.shuffle:  # batch norm needs two values; a sample and its copy have the sample's loss
             batches = [rows if len(rows) > 1 else rows.repeat(2) for rows in batches]
+        batches = [rows.sort().values for rows in batches]  # disks and caches read forwards
+        if self.resident is not None and self.lengths is None:  # all at once: the device would be waited for
+            batches = torch.cat(batches).to(self.device).split([len(rows) for rows in batches])
         return _ahead(self.take, batches) if self.reads_ahead else map(self.take, batches)
 
     def take(self, rows):
-        rows = rows.sort().values  # disks and caches read forwards
         lengths = None if self.lengths is None else self.lengths[rows]
         if self.resident is None:
             X = to_batch(self.X[self.samples.index[rows.numpy()]], self.device)
@@ -393,7 +406,8 @@ class SampleLoss(nn.Module):
     def _quantile(self, output, y):
         """Pinball loss of output (..., target, quantile), averaged over the quantiles."""
         above = y.unsqueeze(-1) - output
-        self.share = self.share.to(output.device)  # once: a step that is recorded may copy nothing from the host
+        if self.share.device != output.device:  # once: a step that is recorded may copy nothing from the host
+            self.share = self.share.to(output.device)
         return torch.maximum(self.share * above, (self.share - 1) * above).mean(-1)
 
 
@@ -468,13 +482,12 @@ class TrainingNet(NeuralNet):
         valid_batches = None if valid is None else self.get_iterator(valid)
         self._update, self._n_updates = 0, epochs * len(batches)
         if self._may_record(batches):
-            self._recorded = RecordedSteps(self._step_at_once, self.optimizer_, self._device)
+            sizes = [size for size, count in batches.sizes().items() if count * epochs >= _LEAST_RECORDED]
+            self._recorded = RecordedSteps(self._step_at_once, self.optimizer_, self._device, sizes)
         try:
             self._run_epochs(epochs, batches, valid_batches, data)
         finally:
-            if self._recorded is not None:
-                self._recorded = None
-                self.optimizer_.zero_grad()  # gradients would keep the memory of what was recorded
+            self._stop_recording()
         return self
 
     def _run_epochs(self, epochs, batches, valid_batches, data):
@@ -520,12 +533,13 @@ class TrainingNet(NeuralNet):
     def train_step(self, batch, weight=None, known=None):
         self._set_lr()
         known = known or {}
-        if self._recorded is not None and self._n_parts[True] == 1 and self._recorded.is_warm(len(batch[1])):
+        if self._recorded is not None and self._n_parts[True] == 1 and self._recorded.is_due(len(batch[1])):
             try:
                 return self._recorded(batch, weight, known)
-            except RuntimeError:  # such as too little memory for what a recording keeps: then as without it
-                self._recorded = None
-            gc.collect()  # what a failure leaves of its backward pass belongs to the recording's stream
+            except RuntimeError as error:  # such as too little memory for what a recording keeps
+                warnings.warn(f"A step of training was not recorded: {error}", RuntimeWarning, stacklevel=2)
+            self._stop_recording()
+            gc.collect()  # what the failure leaves of its backward pass belongs to the recording's stream
         step = self._in_parts(self._backward, batch, weight, known, training=True)
         self._change_weights(batch)
         return step
@@ -535,14 +549,20 @@ class TrainingNet(NeuralNet):
         self._change_weights(batch)
         return step
 
+    def _stop_recording(self):
+        if self._recorded is not None:
+            self._recorded.close()
+            self._recorded = None
+
     def _may_record(self, batches):
         """Whether each step launches the same kernels, which a CUDA graph can then do without Python."""
+        has_hooks = any(layer._forward_hooks or layer._backward_hooks for layer in self.module_.modules())
         return (
             self._device.type == "cuda"
             and self.module_.is_static
             and batches.resident is not None
             and batches.lengths is None
-            and self._n_updates >= LEAST_STEPS
+            and not has_hooks
             and self.precision == "float32"  # a GPU refused to record others
             and type(self.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
             and all(type(callback) in _ONLOOKERS for _, callback in self.callbacks_)
@@ -566,8 +586,12 @@ class TrainingNet(NeuralNet):
             try:
                 return step(batch, weight, known, n_parts)
             except torch.OutOfMemoryError:
-                if n_parts == most:
+                if n_parts == most and self._recorded is None:
                     raise
+            if self._recorded is not None:  # what was recorded keeps memory of its own
+                self._stop_recording()
+                _free_memory(self._device)
+                continue
             if max(self._n_parts.values()) == 1:
                 warnings.warn(
                     f"Out of memory with {len(batch[1])} samples at once: each batch is now computed in parts whose "
@@ -936,10 +960,11 @@ def rows_per_pass(X, device):
 
 
 def _larger(device):
-    """How many times as large a pass is as on the CPU, whose caches it is to suit."""
+    """How many times as large a pass is as on the CPU: a power of 2, the same whatever else the device is doing."""
     if device.type != "cuda":
         return 1
-    return max(1, min(_LARGER_PASS, _free_bytes(device) // _PASS_BYTES))
+    room = torch.cuda.get_device_properties(device).total_memory // _PASS_BYTES
+    return min(_LARGER_PASS, 2 ** max(0, room.bit_length() - 1))
 
 
 def _raised_by_code(interrupt):

@@ -20,6 +20,7 @@ def on_the_cpu(request, monkeypatch):
     """Where there is an accelerator, the tests marked gpu alone use it: others compare bits, and do so anywhere."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(_training, "_is_available", lambda device: device.type == "cpu")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for other processes
 
 
 @pytest.fixture

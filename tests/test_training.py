@@ -278,10 +278,13 @@ def test_error_of_the_reading_thread_is_the_callers():
 class Recording:
     """In place of a CUDA graph: what was recorded was also done, and to replay is to do it again."""
 
-    n_replays = 0
+    n_replays = n_closed = 0
 
     def __init__(self):
         self.is_done = True
+
+    def reset(self):
+        Recording.n_closed += 1
 
     def replay(self):
         Recording.n_replays += 1
@@ -324,7 +327,8 @@ def recordings(monkeypatch):
     monkeypatch.setattr(_graphs, "_recording", lambda graph: contextlib.nullcontext())
     monkeypatch.setattr(_graphs.RecordedSteps, "_record", recorded)
     monkeypatch.setattr(_training.TrainingNet, "_may_record", lambda self, batches: True)
-    Recording.n_replays = 0
+    monkeypatch.setattr(_training, "_LEAST_RECORDED", 6)
+    Recording.n_replays = Recording.n_closed = 0
     return made
 
 
@@ -339,6 +343,7 @@ def test_recorded_steps_train_as_others_do(cls, weighted, recordings, monkeypatc
     sizes = {len(part) for part in np.array_split(np.arange(n_trained), 3)}
     assert set(recordings) == sizes
     assert Recording.n_replays == 3 * 6 - 3 * len(sizes)
+    assert Recording.n_closed == len(sizes)
     monkeypatch.setattr(_training.TrainingNet, "_may_record", lambda self, batches: False)
     as_others = cls(**settings).fit(X, y, sample_weight=weight)
     pd.testing.assert_frame_equal(recorded.history_.drop(columns="seconds"), as_others.history_.drop(columns="seconds"))
@@ -346,15 +351,53 @@ def test_recorded_steps_train_as_others_do(cls, weighted, recordings, monkeypatc
     assert recorded.net_._recorded is None
 
 
+def test_sizes_of_few_steps_are_not_recorded(recordings, monkeypatch):
+    monkeypatch.setattr(_training, "_LEAST_RECORDED", 12)
+    CNNLSTMClassifier(max_epochs=6, batch_size=16, random_state=0).fit(*small_set(41))
+    assert recordings == [14]  # two batches of an epoch; the third has 13 samples
+
+
 def test_what_cannot_be_recorded_is_done_as_it_is(recordings, monkeypatch):
     def fail(self, batch, weight, known):
-        raise torch.OutOfMemoryError("no room for a second copy")
+        raise RuntimeError("operation not permitted when stream is capturing")
 
     X, y = small_set(40)
     settings = {"max_epochs": 5, "batch_size": 20, "random_state": 0}
     expected = CNNLSTMClassifier(**settings).fit(X, y).predict_proba(X)
     monkeypatch.setattr(_graphs.RecordedSteps, "_record", fail)
-    np.testing.assert_allclose(CNNLSTMClassifier(**settings).fit(X, y).predict_proba(X), expected, rtol=1e-5)
+    with pytest.warns(RuntimeWarning, match="was not recorded: operation not permitted") as caught:
+        model = CNNLSTMClassifier(**settings).fit(X, y)
+    assert len(caught) == 1
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+
+
+def test_where_memory_is_short_a_recording_gives_way_before_a_batch_does(recordings, monkeypatch):
+    backward = _training.TrainingNet._backward
+
+    def backward_of_13_needs_what_was_recorded(self, batch, *args):
+        if len(batch[1]) == 13 and Recording.n_replays > 0 and self._recorded is not None:
+            raise torch.OutOfMemoryError("13 samples beside a recording")
+        return backward(self, batch, *args)
+
+    X, y = small_set(41)
+    settings = {"max_epochs": 6, "batch_size": 16, "random_state": 0}
+    expected = CNNLSTMClassifier(**settings).fit(X, y)
+    Recording.n_replays = Recording.n_closed = 0
+    monkeypatch.setattr(_training.TrainingNet, "_backward", backward_of_13_needs_what_was_recorded)
+    model = CNNLSTMClassifier(**settings).fit(X, y)
+    assert Recording.n_closed >= 1
+    assert model.net_._n_parts == {True: 1, False: 1}
+    np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X), rtol=1e-5)
+
+
+def test_an_interrupted_fit_keeps_no_recording(recordings, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recording, "replay", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        CNNLSTMClassifier(max_epochs=6, batch_size=16, random_state=0).fit(*small_set(41))
+    assert Recording.n_closed == 1
 
 
 class Watcher(Callback):
@@ -371,7 +414,6 @@ class Watcher(Callback):
         ({"optimizer": torch.optim.NAdam}, False),
         ({"precision": "float16"}, False),
         ({"precision": "bfloat16"}, False),
-        ({"max_epochs": 2}, False),
         ({"net_callbacks": [Watcher()]}, False),
         ({"backbone": lambda n_channels, n_spatial: nn.Conv1d(n_channels, 4, 3, padding=1)}, False),
     ],
@@ -380,12 +422,20 @@ def test_only_steps_that_are_alike_may_be_recorded(params, may, monkeypatch):
     answers = []
 
     def note(self, batches):
-        batches.resident = torch.zeros(())
+        resident, batches.resident = batches.resident, torch.zeros(())
         with monkeypatch.context() as patch:
+            assert not _MAY_RECORD(self, batches)  # it is on the CPU
             patch.setattr(type(self), "_device", torch.device("cuda"))
             answers.append(_MAY_RECORD(self, batches))
-        assert not _MAY_RECORD(self, batches)  # it is on the CPU
-        batches.resident = None
+            batches.lengths = torch.ones(())
+            assert not _MAY_RECORD(self, batches)
+            batches.lengths, batches.resident = None, resident
+            assert not _MAY_RECORD(self, batches)
+            batches.resident = torch.zeros(())
+            hook = self.module_.lstm.register_forward_hook(lambda *args: None)
+            assert not _MAY_RECORD(self, batches)
+            hook.remove()
+        batches.resident = resident
         return False
 
     monkeypatch.setattr(_training.TrainingNet, "_may_record", note)
