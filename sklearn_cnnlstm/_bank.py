@@ -14,7 +14,8 @@ N_DILATIONS = 7
 N_COMPETING = 8  # kernels of a group, of which one responds most at a step
 N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
-_MOST_STEPS = 32  # parts of the time whose mean values are features
+MOST_STEPS = 32  # parts of the time whose mean values are features
+MOST_STEPS_OF_NUMBERS = 128  # where numbers are told from series: a forecast of tomorrow is read off each hour of today
 _FEWEST_STEPS = 8  # where there are many channels
 _MOST_VALUES = 1024  # means of parts of all channels together, unless the fewest are more
 MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
@@ -70,8 +71,8 @@ class KernelBank(nn.Module):
     to an eighth of the axis, each on a random subset of the channels. Here they lie along time and along each axis of
     space, and a threshold is a short ramp, so that gradients to the input exist. Side by side stand
 
-    - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to 32 parts
-      of the time, of more than 32 channels in fewer; on a grid of cells, if there is space;
+    - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to
+      `most_steps` parts of the time, of many channels in fewer; on a grid of cells, if there is space;
     - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
@@ -80,14 +81,14 @@ class KernelBank(nn.Module):
     In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
-    def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0):
+    def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0, *, most_steps=MOST_STEPS):
         super().__init__()
         n_timesteps, *space, n_channels = sample_shape
         self.n_channels = n_channels
         self.pixels, self.value_cells, self.share_cells = (
             [min(side, most[len(space)]) for side in space] for most in (MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
-        self.n_steps = _n_steps(n_timesteps, n_channels)
+        self.n_steps = _n_steps(n_timesteps, n_channels, MOST_STEPS if space else most_steps)
         axes = enumerate([n_timesteps, *self.pixels])
         self.places = [(axis, dilation) for axis, length in axes for dilation in _dilations(length)][:n_kernels]
         self.sizes = [len(part) for part in torch.arange(n_kernels).tensor_split(len(self.places))]
@@ -188,7 +189,7 @@ class KernelBank(nn.Module):
 
 
 class Levels(nn.Module):
-    """Levels of each channel of standardised series (batch, time, channel), as a KernelBank has them before others."""
+    """Levels of each channel of standardised series (batch, time, channel), as a regressor's KernelBank has them."""
 
     of_frames = False
     n_of_all_time = 5  # levels of a channel beside those of parts of the time
@@ -196,7 +197,7 @@ class Levels(nn.Module):
     def __init__(self, sample_shape):
         super().__init__()
         n_timesteps, self.n_channels = sample_shape
-        self.n_steps = _n_steps(n_timesteps, self.n_channels)
+        self.n_steps = _n_steps(n_timesteps, self.n_channels, MOST_STEPS_OF_NUMBERS)
         self.width = (self.n_of_all_time + self.n_steps) * self.n_channels
         self.blocks = (self.width,)
 
@@ -227,9 +228,9 @@ class LevelsFromLast(Levels):
         return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
 
 
-def _n_steps(n_timesteps, n_channels):
+def _n_steps(n_timesteps, n_channels, most):
     """Into how many parts the time is divided whose mean values are features of each channel."""
-    return min(n_timesteps, _MOST_STEPS, max(_FEWEST_STEPS, _MOST_VALUES // n_channels))
+    return min(n_timesteps, most, max(_FEWEST_STEPS, _MOST_VALUES // n_channels))
 
 
 def _levels(V, n_steps, lengths):

@@ -928,6 +928,20 @@ def test_levels_of_many_channels_are_means_of_fewer_parts(n_channels, n_parts):
     assert KernelBank((6, n_channels), 84).n_steps == 6
 
 
+def test_numbers_are_read_off_single_steps_of_series():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(300, 100, 2)).astype(np.float32)
+    y = X[:, 50, 0] - X[:, 51, 0]
+    module = CNNLSTMRegressor(max_epochs=1, random_state=0).fit(X, y).net_.module_
+    assert module.bank.n_steps == 100
+    module.join.trust.fill_(0.0)
+    with torch.no_grad():
+        answer = module(torch.tensor(X))[:, 0].numpy()
+    assert np.corrcoef(answer, y)[0, 1] > 0.95
+    assert KernelBank((100, 2), 84).n_steps == 32  # of classes
+    assert KernelBank((100, 8, 2), 84, most_steps=128).n_steps == 32  # of frames
+
+
 def test_levels_from_the_last_value_do_not_depend_on_where_they_are():
     X, _ = walks(40)
     bank = LevelsFromLast((20, 2))
