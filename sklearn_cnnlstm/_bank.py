@@ -39,11 +39,13 @@ class Mix(NamedTuple):
     shares: tuple[float, ...]  # of the groups in the variance of all features
     rank: int | None = None  # how many principal components are read at most
     lead: float = 0.0  # by how many standard errors it has to be better than the best one before it
+    gain: float = 0.0  # by which share of the squared error
 
 
 _MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
 _MIXES_OF_MANY = Mix((1, 0, 0)), Mix((1, 5, 0))
 _MIXES_OF_COMPETITION = (Mix((0, 0, 0, 1)),)
+_MIXES_OF_CHANGES = Mix((1, 0)), Mix((1, 0.5), lead=4.0, gain=0.02)  # a walk seems to come back, in hindsight
 _MOVEMENTS = Mix((0, 1, 1, 0), lead=2.0)
 _MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((1, 0, 0, 0), lead=2.0), _MOVEMENTS  # fields vary in few ways
 _MIXES_OF_MANY_FRAMES = Mix((1, 0, 0, 0)), _MOVEMENTS
@@ -218,14 +220,29 @@ class Levels(nn.Module):
 
 
 class LevelsFromLast(Levels):
-    """Levels of each channel, measured from its last value: those tell changes from there, wherever it is."""
+    """Levels of each channel, measured from its last value: those tell changes from there, wherever it is.
+
+    With `knows_last` the last values stand beside them, as what is high may fall. They are read where folds of
+    neighbours, among which levels drift as they will, are predicted clearly better.
+    """
 
     n_of_all_time = 4  # the last one is 0
+
+    def __init__(self, sample_shape, *, knows_last):
+        super().__init__(sample_shape)
+        self.knows_last = knows_last
+        if knows_last:
+            self.blocks = self.width, self.n_channels
+            self.width += self.n_channels
 
     def forward(self, X, lengths=None):
         levels = self._of_channels(X, lengths)
         mean, deviation, least, greatest, last, steps = levels.split([1, 1, 1, 1, 1, self.n_steps], dim=2)
-        return torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
+        levels = torch.cat([deviation, *(level - last for level in (mean, least, greatest, steps))], dim=2).flatten(1)
+        return torch.cat([levels, last.flatten(1)], dim=1) if self.knows_last else levels
+
+    def mixes(self, n_samples):
+        return _MIXES_OF_CHANGES if self.knows_last else super().mixes(n_samples)
 
 
 def _n_steps(n_timesteps, n_channels, most):

@@ -279,7 +279,7 @@ class BankCNNLSTM(CNNLSTM):
         """Let the answers start at a LastValue."""
         self.start = start
         if start.is_change:
-            self.bank = LevelsFromLast(sample_shape)
+            self.bank = LevelsFromLast(sample_shape, knows_last=True)
             self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
 
     @property
@@ -342,7 +342,8 @@ class BankCNNLSTM(CNNLSTM):
         """Sum of squares that ridge on levels of X leaves of folds that it has not seen, if answers started there."""
         X, targets = torch.as_tensor(X), torch.as_tensor(targets)
         lengths, weight = (None if values is None else torch.as_tensor(values) for values in (lengths, weight))
-        bank = (LevelsFromLast if start.is_change else Levels)(X.shape[1:])
+        shape = X.shape[1:]
+        bank = LevelsFromLast(shape, knows_last=False) if start.is_change else Levels(shape)
         changes = targets - start(self.last_step(X, lengths)).reshape(targets.shape)
         features = bank(self.bridged(X, lengths), lengths)
         return validated_loss(bank, features, changes, [torch.as_tensor(fold) for fold in folds], weight)

@@ -32,7 +32,7 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
         predictions, solution = problem.fit(mix)
         errors = rows.weight * ((predictions - rows.targets) ** 2).sum(2)  # (penalty, sample)
         least = int(errors.sum(1).argmin())
-        if best is None or _leads(best[0] - errors[least], rows.weight, folds, mix.lead):
+        if best is None or _leads(best[0], errors[least], rows.weight, folds, mix):
             k = min(least + caution, len(errors) - 1)
             best = errors[least], *solution(k), predictions[k]
     _, coefficients, intercept, predictions = best
@@ -51,12 +51,13 @@ def validated_loss(bank, features, targets, folds, weight=None):
     return float(squares.sum() if weight is None else weight @ squares)
 
 
-def _leads(gains, weight, folds, lead):
-    """Whether the gains of all rows add up to more than so many standard errors, which those of the folds show."""
-    gains, weight = (torch.stack([values[fold].sum() for fold in folds]) for values in (gains, weight))
+def _leads(before, errors, weight, folds, mix):
+    """Whether errors are less by the lead of a mix, in standard errors that the folds show, and by its gain."""
+    gains, weight = (torch.stack([values[fold].sum() for fold in folds]) for values in (before - errors, weight))
     total, n_folds = gains.sum(), len(folds)
     scatter = gains - weight / weight.sum() * total
-    return total > lead * (scatter.square().sum() * n_folds / (n_folds - 1)).sqrt()
+    standard_error = (scatter.square().sum() * n_folds / (n_folds - 1)).sqrt()
+    return total > mix.lead * standard_error and total >= mix.gain * before.sum()
 
 
 class _Rows:
