@@ -14,10 +14,7 @@ N_DILATIONS = 7
 N_COMPETING = 8  # kernels of a group, of which one responds most at a step
 N_THRESHOLDS = 5
 N_PARTS = 8  # of the time, with shares of their own
-MOST_STEPS = 32  # parts of the time whose mean values are features
-MOST_STEPS_OF_NUMBERS = 128  # where numbers are told from series: a forecast of tomorrow is read off each hour of today
 _FEWEST_STEPS = 8  # where there are many channels
-_MOST_VALUES = 1024  # means of parts of all channels together, unless the fewest are more
 MOST_PIXELS = {0: 1, 1: 128, 2: 32, 3: 16}  # along each axis of space, by the number of axes
 _VALUE_CELLS = {0: 1, 1: 16, 2: 12, 3: 6}
 _SHARE_CELLS = {0: 1, 1: 4, 2: 4, 3: 2}
@@ -31,6 +28,17 @@ _WEIGHT_GRID = 2.0**8  # values per unit of a competing kernel's weights: few en
 _COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
 FEW_SAMPLES = 2000  # of more there are fewer kernels, other mixes (without the parts, most features), caution
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+class Fineness(NamedTuple):
+    """In how many parts of the time levels are told at most."""
+
+    steps: int  # of a channel
+    values: int  # of all channels together, unless the fewest parts are more
+
+
+FOR_CLASSES = Fineness(32, 1024)
+FOR_NUMBERS = Fineness(128, 2048)  # of series: a forecast of tomorrow is read off each hour of today
 
 
 class Mix(NamedTuple):
@@ -73,8 +81,8 @@ class KernelBank(nn.Module):
     to an eighth of the axis, each on a random subset of the channels. Here they lie along time and along each axis of
     space, and a threshold is a short ramp, so that gradients to the input exist. Side by side stand
 
-    - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in up to
-      `most_steps` parts of the time, of many channels in fewer; on a grid of cells, if there is space;
+    - levels: mean, standard deviation, least, greatest and last value of each channel, then its mean in parts
+      of the time, of as many as the `fineness` says; on a grid of cells, if there is space;
     - changes, of images and volumes: the same of the absolute differences between frames;
     - whole: the share of time and space in which the response of a kernel is above each of its thresholds;
     - parts: for each eighth of the time, that share for the middle threshold, on a coarser grid of cells;
@@ -83,14 +91,14 @@ class KernelBank(nn.Module):
     In images and volumes the kernels see what moves: frames less their mean over time.
     """
 
-    def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0, *, most_steps=MOST_STEPS):
+    def __init__(self, sample_shape, n_kernels, n_indicators=0, n_groups=0, *, fineness=FOR_CLASSES):
         super().__init__()
         n_timesteps, *space, n_channels = sample_shape
         self.n_channels = n_channels
         self.pixels, self.value_cells, self.share_cells = (
             [min(side, most[len(space)]) for side in space] for most in (MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
-        self.n_steps = _n_steps(n_timesteps, n_channels, MOST_STEPS if space else most_steps)
+        self.n_steps = _n_steps(n_timesteps, n_channels, FOR_CLASSES if space else fineness)
         axes = enumerate([n_timesteps, *self.pixels])
         self.places = [(axis, dilation) for axis, length in axes for dilation in _dilations(length)][:n_kernels]
         self.sizes = [len(part) for part in torch.arange(n_kernels).tensor_split(len(self.places))]
@@ -199,7 +207,7 @@ class Levels(nn.Module):
     def __init__(self, sample_shape):
         super().__init__()
         n_timesteps, self.n_channels = sample_shape
-        self.n_steps = _n_steps(n_timesteps, self.n_channels, MOST_STEPS_OF_NUMBERS)
+        self.n_steps = _n_steps(n_timesteps, self.n_channels, FOR_NUMBERS)
         self.width = (self.n_of_all_time + self.n_steps) * self.n_channels
         self.blocks = (self.width,)
 
@@ -245,9 +253,9 @@ class LevelsFromLast(Levels):
         return _MIXES_OF_CHANGES if self.knows_last else super().mixes(n_samples)
 
 
-def _n_steps(n_timesteps, n_channels, most):
+def _n_steps(n_timesteps, n_channels, fineness):
     """Into how many parts the time is divided whose mean values are features of each channel."""
-    return min(n_timesteps, most, max(_FEWEST_STEPS, _MOST_VALUES // n_channels))
+    return min(n_timesteps, fineness.steps, max(_FEWEST_STEPS, fineness.values // n_channels))
 
 
 def _levels(V, n_steps, lengths):

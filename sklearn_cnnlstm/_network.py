@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ._bank import FEW_SAMPLES, LEAST_SPREAD, MOST_STEPS, MOST_STEPS_OF_NUMBERS, KernelBank, Levels, LevelsFromLast
+from ._bank import FEW_SAMPLES, FOR_CLASSES, FOR_NUMBERS, LEAST_SPREAD, KernelBank, Levels, LevelsFromLast
 from ._readout import validated_loss
 
 POOLINGS = ("last", "mean", "max", "attention")
@@ -271,7 +271,7 @@ class BankCNNLSTM(CNNLSTM):
         super().__init__(sample_shape, n_outputs, hidden_size=hidden_size, **sizes)
         n_timesteps, *space, n_channels = sample_shape
         views = n_timesteps, *space, self.units.n_frozen_views * n_channels
-        self.bank = KernelBank(views, conv_bank, self.gaps.n_indicators, n_groups, most_steps=join.most_steps)
+        self.bank = KernelBank(views, conv_bank, self.gaps.n_indicators, n_groups, fineness=join.fineness)
         self.join = join(self.bank, n_outputs, hidden_size, sizes.get("quantiles", ()))
         self.start = None
 
@@ -689,7 +689,7 @@ class Vote(nn.Module):
     """
 
     reads_features = True  # in training
-    most_steps = MOST_STEPS
+    fineness = FOR_CLASSES
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()
@@ -757,7 +757,7 @@ class Blend(nn.Module):
 
     holds_out = True
     reads_features = False  # in training
-    most_steps = MOST_STEPS_OF_NUMBERS
+    fineness = FOR_NUMBERS
 
     def __init__(self, bank, n_outputs, hidden_size, quantiles):
         super().__init__()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _bank, _estimators, _training
 from sklearn_cnnlstm._bank import (
+    FOR_NUMBERS,
     N_PARTS,
     N_THRESHOLDS,
     CompetingKernels,
@@ -943,7 +944,9 @@ def test_numbers_are_read_off_single_steps_of_series():
         answer = module(torch.tensor(X))[:, 0].numpy()
     assert np.corrcoef(answer, y)[0, 1] > 0.95
     assert KernelBank((100, 2), 84).n_steps == 32  # of classes
-    assert KernelBank((100, 8, 2), 84, most_steps=128).n_steps == 32  # of frames
+    assert KernelBank((100, 8, 2), 84, fineness=FOR_NUMBERS).n_steps == 32  # of frames
+    assert KernelBank((28, 49), 84, fineness=FOR_NUMBERS).n_steps == 28
+    assert KernelBank((28, 100), 84, fineness=FOR_NUMBERS).n_steps == 20
 
 
 def test_levels_from_the_last_value_do_not_depend_on_where_they_are():
