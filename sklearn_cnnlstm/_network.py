@@ -19,6 +19,7 @@ _PARTS = 6  # of held-out samples, which are taken to be independent of each oth
 _TRUST_SAMPLES = 12  # as how many independent ones they count at most
 _LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
 _LARGEST = 1e15  # of standardised values, whose squares are summed
+_RAGGED_ROWS = 64  # samples whose levels are found at once, before training
 _ROUNDING = 1e-6  # of shares of samples that add up
 
 _LAYERS = {
@@ -345,7 +346,11 @@ class BankCNNLSTM(CNNLSTM):
         shape = X.shape[1:]
         bank = LevelsFromLast(shape, knows_last=False) if start.is_change else Levels(shape)
         changes = targets - start(self.last_step(X, lengths)).reshape(targets.shape)
-        features = bank(self.bridged(X, lengths), lengths)
+        if lengths is None:
+            features = bank(self.bridged(X))
+        else:  # whose parts of the time are each sample's own: a matrix for each
+            blocks = zip(X.split(_RAGGED_ROWS), lengths.split(_RAGGED_ROWS), strict=True)
+            features = torch.cat([bank(self.bridged(*block), block[1]) for block in blocks])
         return validated_loss(bank, features, changes, [torch.as_tensor(fold) for fold in folds], weight)
 
     def calibrate(self, X, lengths=None):

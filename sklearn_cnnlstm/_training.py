@@ -134,7 +134,8 @@ def _tensor_cores(device):
     if device.type != "cuda":
         yield
         return
-    precision = torch.backends.cuda.matmul.fp32_precision
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # the older name is one for both
+    precisions = [of_backend.fp32_precision for of_backend in products]
     try:
         older = torch.get_float32_matmul_precision()  # another name for it, which is to say the same
     except RuntimeError:  # as a caller lets it say something else
@@ -145,7 +146,8 @@ def _tensor_cores(device):
         yield
     finally:
         torch.set_float32_matmul_precision(older)
-        torch.backends.cuda.matmul.fp32_precision = precision
+        for of_backend, precision in zip(products, precisions, strict=True):
+            of_backend.fp32_precision = precision
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -216,8 +218,8 @@ class _Batches:
         return self.n_batches
 
     def sizes(self):
-        """How many batches of an epoch have how many samples."""
-        return Counter(len(rows) for rows in torch.arange(len(self.samples)).tensor_split(self.n_batches))
+        """How many batches of a training epoch have how many samples."""
+        return Counter(max(2, len(rows)) for rows in torch.arange(len(self.samples)).tensor_split(self.n_batches))
 
     def __iter__(self):
         n = len(self.samples)
@@ -556,7 +558,7 @@ class TrainingNet(NeuralNet):
 
     def _may_record(self, batches):
         """Whether each step launches the same kernels, which a CUDA graph can then do without Python."""
-        has_hooks = any(layer._forward_hooks or layer._backward_hooks for layer in self.module_.modules())
+        has_hooks = any(getattr(layer, name) for layer in self.module_.modules() for name in _HOOKS)
         return (
             self._device.type == "cuda"
             and self.module_.is_static
@@ -876,6 +878,8 @@ class ProgressLine(Callback):
         self.line_.set_postfix(numbers, refresh=False)
         self.line_.update(len(net.history) - self.n_before_ - self.line_.n)
 
+
+_HOOKS = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"  # of a layer, in torch
 
 # callbacks that change nothing while a network is trained, and look at no batch
 _ONLOOKERS = EpochTimer, PassthroughScoring, PrintLog, EarlyStopping, ValidScore, ProgressLine

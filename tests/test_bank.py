@@ -19,6 +19,7 @@ from sklearn_cnnlstm._bank import (
     N_THRESHOLDS,
     CompetingKernels,
     KernelBank,
+    Levels,
     LevelsFromLast,
     Mix,
     _in_two,
@@ -947,6 +948,24 @@ def test_numbers_are_read_off_single_steps_of_series():
     assert KernelBank((100, 8, 2), 84, fineness=FOR_NUMBERS).n_steps == 32  # of frames
     assert KernelBank((28, 49), 84, fineness=FOR_NUMBERS).n_steps == 28
     assert KernelBank((28, 100), 84, fineness=FOR_NUMBERS).n_steps == 20
+
+
+def test_levels_of_ragged_series_are_tried_in_small_parts(monkeypatch):
+    X, y = walks(150)
+    loss_of_levels, forward, seen, losses = BankCNNLSTM.loss_of_levels, Levels._of_channels, [], []
+    monkeypatch.setattr(Levels, "_of_channels", lambda *args: seen.append(len(args[1])) or forward(*args))
+
+    def watched(self, *args, **keywords):
+        seen.clear()
+        losses.append(loss_of_levels(self, *args, **keywords))
+        assert max(seen) == (150 if args[2] is None else 64)
+        assert sum(seen) == 150
+        return losses[-1]
+
+    monkeypatch.setattr(BankCNNLSTM, "loss_of_levels", watched)
+    for as_given in (X, [*X[:-1], X[-1][1:]]):
+        CNNLSTMRegressor(max_epochs=1, random_state=0).fit(as_given, y)
+    assert losses[:2] == pytest.approx(losses[2:], rel=0.05)
 
 
 def test_levels_from_the_last_value_do_not_depend_on_where_they_are():

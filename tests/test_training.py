@@ -96,13 +96,15 @@ def test_every_network_trains_and_answers_in_reduced_precision(cls, target, shap
 
 @pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
 def test_products_are_as_precise_after_training_as_the_caller_has_set(precision):
-    products = torch.backends.cuda.matmul
+    products, of_cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     before = products.fp32_precision
+    of_cpu_before = of_cpu.fp32_precision
     try:
         products.fp32_precision = precision
         with _training._tensor_cores(torch.device("cuda")):
             assert products.fp32_precision == "tf32"
         assert products.fp32_precision == precision
+        assert of_cpu.fp32_precision == of_cpu_before
         with _training._tensor_cores(torch.device("cpu")):
             assert products.fp32_precision == precision
     finally:
@@ -372,20 +374,22 @@ def test_what_cannot_be_recorded_is_done_as_it_is(recordings, monkeypatch):
 
 
 def test_where_memory_is_short_a_recording_gives_way_before_a_batch_does(recordings, monkeypatch):
-    backward = _training.TrainingNet._backward
+    backward, refused = _training.TrainingNet._backward, []
 
     def backward_of_13_needs_what_was_recorded(self, batch, *args):
-        if len(batch[1]) == 13 and Recording.n_replays > 0 and self._recorded is not None:
+        if len(batch[1]) == 13 and self._recorded is not None and self._recorded.recordings:
+            refused.append(13)
             raise torch.OutOfMemoryError("13 samples beside a recording")
         return backward(self, batch, *args)
 
     X, y = small_set(41)
     settings = {"max_epochs": 6, "batch_size": 16, "random_state": 0}
     expected = CNNLSTMClassifier(**settings).fit(X, y)
-    Recording.n_replays = Recording.n_closed = 0
+    Recording.n_closed = 0
     monkeypatch.setattr(_training.TrainingNet, "_backward", backward_of_13_needs_what_was_recorded)
     model = CNNLSTMClassifier(**settings).fit(X, y)
-    assert Recording.n_closed >= 1
+    assert refused == [13]
+    assert Recording.n_closed == 1
     assert model.net_._n_parts == {True: 1, False: 1}
     np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(X), rtol=1e-5)
 
@@ -432,9 +436,10 @@ def test_only_steps_that_are_alike_may_be_recorded(params, may, monkeypatch):
             batches.lengths, batches.resident = None, resident
             assert not _MAY_RECORD(self, batches)
             batches.resident = torch.zeros(())
-            hook = self.module_.lstm.register_forward_hook(lambda *args: None)
-            assert not _MAY_RECORD(self, batches)
-            hook.remove()
+            for when in ("forward_pre", "forward", "full_backward_pre", "full_backward"):
+                hook = getattr(self.module_.lstm, f"register_{when}_hook")(lambda *args: None)
+                assert not _MAY_RECORD(self, batches)
+                hook.remove()
         batches.resident = resident
         return False
 
