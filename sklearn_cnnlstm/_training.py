@@ -565,7 +565,7 @@ class TrainingNet(NeuralNet):
             and batches.resident is not None
             and batches.lengths is None
             and not has_hooks
-            and self.precision == "float32"  # a GPU refused to record others
+            and self.precision == "float32"  # bfloat16 could not be recorded, and float16's scaler reads back
             and type(self.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
             and all(type(callback) in _ONLOOKERS for _, callback in self.callbacks_)
         )
