@@ -218,8 +218,8 @@ class _BaseCNNLSTM(BaseEstimator):
     device : "auto", str or torch.device, default="auto"
         Where to train: "auto" takes cuda, else mps or xpu, else cpu. A named device must be there.
     precision : "auto", "float32", "bfloat16" or "float16", default="auto"
-        Arithmetic of the learned layers; "auto" is float32, as the others took longer and learned no better on the GPU
-        they were measured on. On another kind of device than it was trained on a model answers in float32.
+        Arithmetic of the learned layers; "auto" is float32, as bfloat16 took longer on the one GPU where it was
+        measured. On another kind of device than it was trained on a model answers in float32.
     deterministic : bool, default=False
         Whether to keep to algorithms that give the same bits on CUDA too; torch says what it then needs.
     random_state : int, RandomState or None, default=None

@@ -75,7 +75,7 @@ def _is_available(device):
 
 
 def resolve_precision(precision):
-    """The dtype name meant by a parameter: on no device did narrower ones than float32 pay (benchmarks/README.md)."""
+    """The dtype name meant by a parameter: bfloat16 did not pay where it was measured (benchmarks/README.md)."""
     return "float32" if precision == "auto" else precision
 
 
