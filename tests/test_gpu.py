@@ -315,9 +315,10 @@ def test_an_interrupted_fit_keeps_no_memory(made, monkeypatch):
         patch.setattr(torch.cuda.CUDAGraph, "replay", interrupt)
         with pytest.raises(KeyboardInterrupt) as caught:
             CNNLSTMClassifier(**settings).fit(X, y)
-    assert caught.tb is not None  # as in a notebook, which keeps the last error
-    CNNLSTMClassifier(**settings).fit(X, y)
-    assert reserved() < before + 2**26
+    assert caught.tb is not None  # as in a notebook, which keeps the last error, and with it data and gradients
+    assert reserved() < before + 90 * 2**20  # 68 MB were seen, and 122 with a recording that is not closed
+    del caught
+    assert reserved() < before + 2**22
 
 
 # -- where the data are
