@@ -13,6 +13,7 @@ from ._readout import validated_loss
 POOLINGS = ("last", "mean", "max", "attention")
 _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (benchmarks/recipe.md)
 _CAUTION = 2  # steps of the readout's penalties, a decade together
+_MARGIN = 0.5  # of the range of a series' feature, on both sides: steps of a spectrum vary together, none is cut alone
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
@@ -281,7 +282,7 @@ class BankCNNLSTM(CNNLSTM):
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape, knows_last=True)
-            self.join.readout = FrozenReadout(self.bank.width, self.n_outputs)
+            self.join.reads(self.bank, self.n_outputs)
 
     @property
     def is_change(self):
@@ -768,10 +769,14 @@ class Blend(nn.Module):
         super().__init__()
         self.quantiles = tuple(quantiles)
         self.median = quantiles.index(0.5) if quantiles else None
-        self.readout = FrozenReadout(bank.width, n_outputs)
+        self.reads(bank, n_outputs)
         self.register_buffer("trust", torch.tensor(_TRUST[0]))
         if quantiles:
             self.register_buffer("shift", torch.zeros(n_outputs, len(quantiles)))
+
+    def reads(self, bank, n_outputs):
+        """Read the answers off the features of this bank."""
+        self.readout = FrozenReadout(bank.width, n_outputs, margin=0.0 if bank.of_frames else _MARGIN)
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)
         blended = self.blend(self.base(features), self.opinions(learned, features), self.trust)
@@ -889,12 +894,14 @@ class LastValue(nn.Module):
 class FrozenReadout(nn.Module):
     """A linear function that is solved for, not trained, of features cut to the range that they had in training.
 
-    What they tell beyond that range nobody knows. The cross-validation that solves for it does not cut them: where
+    What they tell far beyond that range nobody knows; `margin` is by which share of it, on both sides, they may be
+    beyond. The cross-validation that solves for it does not cut them: where
     they lead a fold astray, the penalty gets larger, logits smaller and the trust in what is trained larger.
     """
 
-    def __init__(self, n_features, n_outputs):
+    def __init__(self, n_features, n_outputs, *, margin=0.0):
         super().__init__()
+        self.margin = margin
         self.register_buffer("least", torch.full((n_features,), -torch.inf))
         self.register_buffer("greatest", torch.full((n_features,), torch.inf))
         self.register_buffer("coefficients", torch.zeros(n_features, n_outputs))
@@ -906,8 +913,10 @@ class FrozenReadout(nn.Module):
         return (X.to(wide) @ self.coefficients.to(wide) + self.intercept).float()
 
     def set(self, X, coefficients, intercept):
-        self.least.copy_(X.amin(0))
-        self.greatest.copy_(X.amax(0))
+        least, greatest = X.amin(0).float(), X.amax(0).float()
+        margin = self.margin * (greatest - least)
+        self.least.copy_(least - margin)
+        self.greatest.copy_(greatest + margin)
         self.coefficients.copy_(coefficients)
         self.intercept.copy_(intercept)
 
