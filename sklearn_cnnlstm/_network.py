@@ -13,7 +13,7 @@ from ._readout import validated_loss
 POOLINGS = ("last", "mean", "max", "attention")
 _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their mean (benchmarks/recipe.md)
 _CAUTION = 2  # steps of the readout's penalties, a decade together
-_MARGIN = 0.5  # of the range of a series' feature, on both sides: steps of a spectrum vary together, none is cut alone
+_MARGIN = 0.5  # of a feature's range, on each side, where series are read: steps of a spectrum are not cut alone
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
@@ -894,9 +894,9 @@ class LastValue(nn.Module):
 class FrozenReadout(nn.Module):
     """A linear function that is solved for, not trained, of features cut to the range that they had in training.
 
-    What they tell far beyond that range nobody knows; `margin` is by which share of it, on both sides, they may be
-    beyond. The cross-validation that solves for it does not cut them: where
-    they lead a fold astray, the penalty gets larger, logits smaller and the trust in what is trained larger.
+    What they tell far beyond that range nobody knows; by a share of it, the `margin`, they may be beyond on each side.
+    The cross-validation that solves for it does not cut them: where they lead a fold astray, the penalty gets larger,
+    logits smaller and the trust in what is trained larger.
     """
 
     def __init__(self, n_features, n_outputs, *, margin=0.0):
