@@ -142,8 +142,8 @@ class _BaseCNNLSTM(BaseEstimator):
         and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
         single sample and a network that `partial_fit` began. "auto" is none for tables and fewer than 10 samples too.
         `partial_fit` after `fit` trains what is learned and leaves their answer as it was. Ridge regression takes
-        nothing for more or less than it was in training (a regressor of series up to half of that range beyond it);
-        what is trained may extrapolate.
+        nothing for more or less than it was in training (in regressors of all but images and volumes up to half of that
+        range beyond it); what is trained may extrapolate.
     conv_channels : "auto", int or tuple of int, default="auto"
         Filters of each block of the CNN (convolution, batch norm, ReLU, max pool); an int is one block, () no CNN.
         "auto" is three blocks, for images of more than 32 pixels four, for maps two. Longer lines and series than 1024

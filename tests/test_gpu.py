@@ -317,8 +317,9 @@ def test_an_interrupted_fit_keeps_no_memory(made, monkeypatch):
             CNNLSTMClassifier(**settings).fit(X, y)
     assert caught.tb is not None  # as in a notebook, which keeps the last error, and with it data and gradients
     assert reserved() < before + 90 * 2**20  # 68 MB were seen, and 122 with a recording that is not closed
+    CNNLSTMClassifier(**settings).fit(X, y)
     del caught
-    assert reserved() < before + 2**22
+    assert reserved() < before + 2**24
 
 
 # -- where the data are
