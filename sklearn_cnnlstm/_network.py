@@ -282,7 +282,7 @@ class BankCNNLSTM(CNNLSTM):
         self.start = start
         if start.is_change:
             self.bank = LevelsFromLast(sample_shape, knows_last=True)
-            self.join.reads(self.bank, self.n_outputs)
+            self.join.read_from(self.bank, self.n_outputs)
 
     @property
     def is_change(self):
@@ -769,13 +769,13 @@ class Blend(nn.Module):
         super().__init__()
         self.quantiles = tuple(quantiles)
         self.median = quantiles.index(0.5) if quantiles else None
-        self.reads(bank, n_outputs)
+        self.read_from(bank, n_outputs)
         self.register_buffer("trust", torch.tensor(_TRUST[0]))
         if quantiles:
             self.register_buffer("shift", torch.zeros(n_outputs, len(quantiles)))
 
-    def reads(self, bank, n_outputs):
-        """Read the answers off the features of this bank."""
+    def read_from(self, bank, n_outputs):
+        """Take the features of this bank to read the answers off, which are still to be solved for."""
         self.readout = FrozenReadout(bank.width, n_outputs, margin=0.0 if bank.of_frames else _MARGIN)
 
     def forward(self, learned, features):  # (batch, output[, quantile]), (batch, feature)

@@ -311,6 +311,7 @@ def test_steps_that_vary_together_are_not_cut_one_by_one():
 
 @pytest.mark.parametrize(("shape", "margin"), [((20, 2), 0.5), ((4, 6, 2), 0.5), ((4, 6, 6, 1), 0.0)])
 def test_features_are_cut_half_a_range_beyond_it_but_those_of_images(shape, margin):
+    torch.manual_seed(0)
     readout = Blend(KernelBank(shape, 20), 1, 8, ()).readout
     features = torch.randn(30, len(readout.least)).half()
     features[:, 0] = 3.0
