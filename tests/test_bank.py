@@ -184,6 +184,16 @@ def test_readout_of_few_labelled_series_is_that_of_competing_kernels_alone(n_sam
     assert any(part.any() for part in others) != competes
 
 
+def test_readout_of_few_labelled_series_is_that_of_levels_where_these_are_clearly_better():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 20, 1))
+    y = X[:, 10:, 0].mean(axis=1) > 0
+    module = CNNLSTMClassifier(conv_bank=10, max_epochs=1, random_state=0).fit(X, y).net_.module_
+    levels, *others = module.join.readout.coefficients.split(module.bank.blocks)
+    assert levels.any()
+    assert not any(part.any() for part in others)
+
+
 def calibrated_competition(shape, X, lengths=None):
     torch.manual_seed(0)
     kernels = CompetingKernels(shape, 4)
