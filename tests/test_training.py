@@ -2,7 +2,11 @@
 
 import contextlib
 import math
+import os
 import pickle
+import platform
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -592,3 +596,32 @@ def test_model_of_another_kind_of_device_answers_in_float32():
 def test_optimizer_class_is_called_as_it_is(optimizer, momentum):
     model = CNNLSTMClassifier(optimizer=optimizer, max_epochs=1, random_state=0).fit(*small_set())
     assert model.net_.optimizer_.param_groups[0]["momentum"] == momentum
+
+
+PAGE_FAULTS = """
+import resource
+import sys
+import numpy as np
+import torch
+from sklearn_cnnlstm import CNNLSTMClassifier
+
+if sys.argv[1] == "after a fit":
+    CNNLSTMClassifier(max_epochs=1, conv_bank=0).fit(np.zeros((8, 10, 1), dtype=np.float32), [0, 1] * 4)
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**21) for _ in range(3)]  # 24 MB
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what it likes")
+def test_memory_that_a_pass_frees_is_kept_for_the_next_one():
+    def page_faults(when):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC"))}
+        command = [sys.executable, "-c", PAGE_FAULTS, when]
+        return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    if page_faults("before") < 1000:
+        pytest.skip("pages are large here, or kept anyway")
+    assert page_faults("after a fit") < 100
