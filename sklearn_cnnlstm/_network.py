@@ -687,11 +687,11 @@ class ConvBlock(nn.Module):
 class Vote(nn.Module):
     """Half the sum of three opinions: of the learned network, and of two that read the frozen features.
 
-    One of these is linear in them, where kernels compete in what these see alone, the other an LSTM over those of the
-    parts of time, with what belongs to all of the time beside it. Each opinion is trained by itself: trained as a sum,
-    the quickest to fit leaves the others nothing to learn. Of images and volumes there are often too few to train on;
-    how far the two that are trained are then to be trusted, between 0 and 1, shows on samples left out, unless early
-    stopping chooses the epoch.
+    One of these is linear in them, where kernels compete in what these see alone or in levels alone, the other an LSTM
+    over those of the parts of time, with what belongs to all of the time beside it. Each opinion is trained by itself:
+    trained as a sum, the quickest to fit leaves the others nothing to learn. Of images and volumes there are often too
+    few to train on; how far the two that are trained are then to be trusted, between 0 and 1, shows on samples left
+    out, unless early stopping chooses the epoch.
     """
 
     reads_features = True  # in training

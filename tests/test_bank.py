@@ -174,7 +174,7 @@ def test_readout_of_many_series_leaves_the_parts_of_time_alone(n_samples, reads_
 
 
 @pytest.mark.parametrize(("n_samples", "competes"), [(100, True), (2001, False)])
-def test_readout_of_few_labelled_series_is_that_of_competing_kernels_alone(n_samples, competes):
+def test_readout_of_few_series_whose_labels_are_random_is_that_of_competing_kernels_alone(n_samples, competes):
     random = np.random.default_rng(0)
     X = random.normal(size=(n_samples, 20, 1))
     module = CNNLSTMClassifier(conv_bank=10, max_epochs=1, random_state=0).fit(X, np.arange(n_samples) % 2).net_.module_
