@@ -52,7 +52,7 @@ class Mix(NamedTuple):
 
 _MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
 _MIXES_OF_MANY = Mix((1, 0, 0)), Mix((1, 5, 0))
-_MIXES_OF_COMPETITION = Mix((0, 0, 0, 1)), Mix((1, 0, 0, 0), lead=4.0, gain=0.1)  # which sees no level
+_MIXES_OF_COMPETITION = Mix((0, 0, 0, 1)), Mix((1, 0, 0, 0), lead=4.0, gain=0.1)  # the kernels see none
 _MIXES_OF_CHANGES = Mix((1, 0)), Mix((1, 0.5), lead=4.0, gain=0.02)  # a walk seems to come back, in hindsight
 _MOVEMENTS = Mix((0, 1, 1, 0), lead=2.0)
 _MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((1, 0, 0, 0), lead=2.0), _MOVEMENTS  # fields vary in few ways

@@ -84,7 +84,7 @@ def resolve_precision(precision):
 @contextlib.contextmanager
 def training_scope(device, seed, *, deterministic=False):
     """Seeded torch for one fit at a time, its process-wide switches put back afterwards."""
-    keep_freed_memory()
+    _keep_freed_memory()
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
     fork = torch.random.fork_rng(devices, device_type=device_type)
@@ -97,7 +97,7 @@ def training_scope(device, seed, *, deterministic=False):
 
 
 @functools.cache
-def keep_freed_memory():
+def _keep_freed_memory():
     """Let the C library keep what a step or a pass frees for the next one, from a process's first fit or predict on.
 
     glibc learns from the largest block that it has seen freed, of 32 MB at most: smaller ones come from its heap, whose
@@ -764,7 +764,7 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        keep_freed_memory()
+        _keep_freed_memory()
         start, rows = 0, rows_per_pass(X, self._device)
         X, lengths = _values_and_lengths(X, slice(None))
         while start < len(X):
