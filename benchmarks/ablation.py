@@ -5,7 +5,7 @@ fit of the default come the answers of its members, and of the members without o
 what it reads in the place of its states, the CNN by conv_channels=(). Each set and seed writes a JSON file into the
 folder `--results`, so that a run can stop and go on; the table is made of all files there.
 
-bank: ridge regression on frozen kernels, in classifiers of few series on those which compete, or on levels. bank LSTM:
+bank: ridge regression on frozen kernels, in classifiers of series on those which compete, or on levels. bank LSTM:
 an LSTM over the shares of the others in eighths of the time (classifiers).
 learned: the CNN-LSTM that is trained.
 """

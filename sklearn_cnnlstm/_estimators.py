@@ -39,7 +39,7 @@ from ._network import NETWORKS, POOLINGS, BankCNNLSTM, Blend, LastValue, OwnUnit
 _CALIBRATION_POSITIONS = 2**15  # steps or pixels, and no more than that of responses per kernel
 _LEAST_BATCH = 32  # of series, which is also the batch of a stream of parts that differ in size
 _LEAST_WEIGHT = 2.0**-60  # of a sample by the greatest one, below which it is left out: no digit would tell
-_KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of few series
+_KERNELS_OF_TWO_GROUPS = 36  # of the frozen bank for two groups of competing kernels, in a classifier of series
 _FAR = 1.5  # variance of a change by those of the target and of the last value, the lesser: not as far as that
 _LEAD = 1.2  # levels are measured from last values unless ridge then leaves so many times the squared error, or more
 _TRIAL_VALUES = 2**22  # in up to FEW_SAMPLES series, by which that is found
@@ -138,9 +138,9 @@ class _BaseCNNLSTM(BaseEstimator):
     """What the classifier and the regressor share: everything but the meaning of y.
 
     conv_bank : "auto" or int, default="auto"
-        Frozen dilated kernels (MiniRocket's, for a classifier of up to 2000 series Hydra's too) beside the learned CNN
-        and LSTM, whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a
-        single sample and a network that `partial_fit` began. "auto" is none for tables and fewer than 10 samples too.
+        Frozen dilated kernels (MiniRocket's, for a classifier of series Hydra's too) beside the learned CNN and LSTM,
+        whose answer is solved for by ridge regression; 0: none, as ever for targets other than "sample", a single
+        sample and a network that `partial_fit` began. "auto" is none for tables and fewer than 10 samples too.
         `partial_fit` after `fit` trains what is learned and leaves their answer as it was. Ridge regression takes
         nothing for more or less than it was in training (in regressors of all but images and volumes up to half of that
         range beyond it); what is trained may extrapolate.
@@ -479,7 +479,7 @@ class _BaseCNNLSTM(BaseEstimator):
     def _build_network(self, X, y, weight, index, groups=None):
         kind, extra = NETWORKS[self.target], {}
         if self.conv_bank_:
-            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(len(index), X.shape[1:])}
+            kind, extra = BankCNNLSTM, {"conv_bank": self.conv_bank_, **self._bank_settings(X.shape[1:])}
         mean, std = self._input_statistics(X, index, weight)
         scale = _sequences.safe_scale(mean, std, dtype=np.float32)  # in which the network sees X
         network = kind(
@@ -1347,11 +1347,11 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     def _encode(self, y, network):
         return y if self._is_multilabel else np.maximum(y, 0)  # where no label was observed the weight is 0
 
-    def _bank_settings(self, n_samples, sample_shape):
+    def _bank_settings(self, sample_shape):
         settings = {"join": Vote, "norm": "batch"}
         if len(sample_shape) > 2 or self._is_table:
             return settings
-        n_groups = 2 * math.ceil(self.conv_bank_ / _KERNELS_OF_TWO_GROUPS) if n_samples <= FEW_SAMPLES else 0
+        n_groups = 2 * math.ceil(self.conv_bank_ / _KERNELS_OF_TWO_GROUPS)
         return settings | {"size_jitter": _SIZE_JITTER, "n_groups": n_groups}
 
     def _units(self, X, index, scale):
@@ -1824,7 +1824,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         mean, scale = network.target_statistics()
         return np.nan_to_num(((y - mean) / scale).astype(np.float32))  # where nothing was observed the weight is 0
 
-    def _bank_settings(self, n_samples, sample_shape):
+    def _bank_settings(self, sample_shape):
         return {"join": Blend}
 
     def _n_outputs(self, y):
