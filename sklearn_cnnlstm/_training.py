@@ -24,6 +24,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochTimer, PassthroughSco
 from skorch.dataset import Dataset
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.adam import adam
 from tqdm import tqdm
 
 from ._graphs import RecordedSteps
@@ -456,6 +457,11 @@ class TrainingNet(NeuralNet):
 
     # skorch's hooks, in the order in which a fit meets them
 
+    def get_default_callbacks(self):
+        """Without the table that skorch draws after each epoch even where it does not print it."""
+        callbacks = super().get_default_callbacks()
+        return callbacks if self.verbose else [(name, callback) for name, callback in callbacks if name != "print_log"]
+
     def initialize_optimizer(self, triggered_directly=None):
         parameters = [p for p in self.module_.parameters() if p.requires_grad]
         groups = [
@@ -589,8 +595,14 @@ class TrainingNet(NeuralNet):
         if self._listens("on_grad_computed"):
             named = list(self.module_.named_parameters())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+        parameters = _parameters(self.optimizer_)
+        if self._device.type != "cpu":  # which waits for nothing that is read back
+            nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+        else:
+            _clip_gradients(parameters)
+            if _is_adam_alone(self.optimizer_) and not self.scaler_.is_enabled():
+                _adam_step(self.optimizer_)
+                return
         self.scaler_.step(self.optimizer_)
         self.scaler_.update()
 
@@ -620,7 +632,8 @@ class TrainingNet(NeuralNet):
 
     def _backward(self, batch, weight, known, n_parts):
         """Gradients of the batch's loss."""
-        self.optimizer_.zero_grad()
+        for parameter in _parameters(self.optimizer_):
+            parameter.grad = None
         return self._over_parts(batch, weight, known, n_parts, then=lambda loss: self.scaler_.scale(loss).backward())
 
     def _over_parts(self, batch, weight, known, n_parts, *, then=None):
@@ -933,6 +946,55 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
         momentum=momentum,
         **settings,
     )
+
+
+# -- a step on the CPU, torch's to the bit, without what torch looks up anew each time -----------------------------
+
+
+def _parameters(optimizer):
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _clip_gradients(parameters):
+    """As clip_grad_norm_."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    factor = (_CLIP_NORM / (norm + 1e-6)).item()
+    if not factor >= 1:  # or not a number
+        torch._foreach_mul_(gradients, factor)
+
+
+def _is_adam_alone(optimizer):
+    """Whether a step is Adam's or AdamW's, not the first one, and nobody listens to this optimizer."""
+    return (
+        type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        and all(group["fused"] and not group["amsgrad"] and not group["maximize"] for group in optimizer.param_groups)
+        and all(parameter in optimizer.state for parameter in _parameters(optimizer))
+        and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        and "step" not in vars(optimizer)  # where torch's schedulers put one that counts
+    )
+
+
+@torch.no_grad()
+def _adam_step(optimizer):
+    for group in optimizer.param_groups:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        states = [optimizer.state[parameter] for parameter in parameters]
+        adam(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+            **{name: group[name] for name in ("lr", "weight_decay", "eps")},
+        )
 
 
 def autocast(device, precision):

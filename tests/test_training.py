@@ -599,6 +599,54 @@ def test_optimizer_class_is_called_as_it_is(optimizer, momentum):
     assert model.net_.optimizer_.param_groups[0]["momentum"] == momentum
 
 
+@pytest.mark.parametrize(("optimizer", "is_lean"), [("adamw", True), ("adam", True), ("sgd", False)])
+def test_steps_on_the_cpu_are_torchs_to_the_bit(optimizer, is_lean, monkeypatch):
+    lean_steps = []
+
+    def spy(optimizer, step=_training._adam_step):
+        lean_steps.append(1)
+        step(optimizer)
+
+    monkeypatch.setattr(_training, "_adam_step", spy)
+    X, y = small_set()
+    model = CNNLSTMClassifier(optimizer=optimizer, batch_size=8, lr=0.1, max_epochs=10, conv_bank=0, random_state=0)
+    here = model.fit(X, y).net_.module_.state_dict()
+    assert len(lean_steps) == (29 if is_lean else 0)  # all but the first one, in which the optimizer makes its state
+    monkeypatch.setattr(_training, "_clip_gradients", lambda parameters: nn.utils.clip_grad_norm_(parameters, 1.0))
+    monkeypatch.setattr(_training, "_is_adam_alone", lambda optimizer: False)
+    there = model.fit(X, y).net_.module_.state_dict()
+    for name, values in here.items():
+        assert torch.equal(values, there[name]), name
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.2), (3.0, 4.0), (1e-30, 0.0), (torch.inf, 1.0), (torch.nan, 1.0)])
+def test_gradients_are_clipped_as_torch_does(values):
+    parameters, others = ([nn.Parameter(torch.zeros(1)) for _ in range(3)] for _ in range(2))
+    for same in (parameters, others):
+        for parameter, value in zip(same, values, strict=False):  # the last one has no gradient
+            parameter.grad = torch.tensor([value])
+    _training._clip_gradients(parameters)
+    nn.utils.clip_grad_norm_(others, 1.0)
+    for parameter, other in zip(parameters[:2], others, strict=False):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+    assert parameters[2].grad is None
+
+
+class HooksOptimizer(Callback):
+    def on_train_begin(self, net, **kwargs):
+        self.n_steps = 0
+        net.optimizer_.register_step_post_hook(self.count)
+
+    def count(self, *args):
+        self.n_steps += 1
+
+
+def test_hooks_of_the_optimizer_are_called_at_each_step():
+    hooks = HooksOptimizer()
+    CNNLSTMClassifier(batch_size=8, max_epochs=4, net_callbacks=[hooks], random_state=0).fit(*small_set())
+    assert hooks.n_steps == 12
+
+
 MAPPED = """
 import ctypes
 import pickle
