@@ -26,7 +26,7 @@ LEAST_SPREAD = 0.01  # of a feature, by which it is divided: what hardly ever va
 _GRID = 2.0**13  # values per standard deviation: few enough that float32 holds every sum of a response exactly
 _WEIGHT_GRID = 2.0**8  # values per unit of a competing kernel's weights: few enough for TF32
 _COARSE_GRID = 2.0**4  # so few that TF32, in which CUDA devices convolve, holds what is on it, and the rest of a value
-FEW_SAMPLES = 2000  # of more there are fewer kernels, other mixes (without the parts, most features), caution
+FEW_SAMPLES = 2000  # of more there are fewer kernels, caution, other mixes (not of classifiers of series)
 _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 

@@ -25,6 +25,7 @@ from skorch.dataset import Dataset
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.adam import adam
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from tqdm import tqdm
 
 from ._graphs import RecordedSteps
@@ -458,9 +459,8 @@ class TrainingNet(NeuralNet):
     # skorch's hooks, in the order in which a fit meets them
 
     def get_default_callbacks(self):
-        """Without the table that skorch draws after each epoch even where it does not print it."""
-        callbacks = super().get_default_callbacks()
-        return callbacks if self.verbose else [(name, callback) for name, callback in callbacks if name != "print_log"]
+        callbacks = dict(super().get_default_callbacks()) | {"print_log": _PrintLog()}
+        return list(callbacks.items())
 
     def initialize_optimizer(self, triggered_directly=None):
         parameters = [p for p in self.module_.parameters() if p.requires_grad]
@@ -632,8 +632,7 @@ class TrainingNet(NeuralNet):
 
     def _backward(self, batch, weight, known, n_parts):
         """Gradients of the batch's loss."""
-        for parameter in _parameters(self.optimizer_):
-            parameter.grad = None
+        _zero_gradients(self.optimizer_)
         return self._over_parts(batch, weight, known, n_parts, then=lambda loss: self.scaler_.scale(loss).backward())
 
     def _over_parts(self, batch, weight, known, n_parts, *, then=None):
@@ -909,8 +908,17 @@ class ProgressLine(Callback):
 
 _HOOKS = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"  # of a layer, in torch
 
+
+class _PrintLog(PrintLog):
+    """skorch's draws its table after each epoch, even where it does not show it."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
 # callbacks that change nothing while a network is trained, and look at no batch
-_ONLOOKERS = EpochTimer, PassthroughScoring, PrintLog, EarlyStopping, ValidScore, ProgressLine
+_ONLOOKERS = EpochTimer, PassthroughScoring, PrintLog, _PrintLog, EarlyStopping, ValidScore, ProgressLine
 
 
 class _Line(tqdm):
@@ -955,9 +963,18 @@ def _parameters(optimizer):
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _zero_gradients(optimizer):
+    if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+        optimizer.zero_grad()
+    for parameter in _parameters(optimizer):
+        parameter.grad = None
+
+
 def _clip_gradients(parameters):
     """As clip_grad_norm_."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     factor = (_CLIP_NORM / (norm + 1e-6)).item()
     if not factor >= 1:  # or not a number
@@ -965,12 +982,13 @@ def _clip_gradients(parameters):
 
 
 def _is_adam_alone(optimizer):
-    """Whether a step is Adam's or AdamW's, not the first one, and nobody listens to this optimizer."""
+    """Whether a step is Adam's or AdamW's, not the first one, and nobody listens to it."""
+    own_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return (
         type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
         and all(group["fused"] and not group["amsgrad"] and not group["maximize"] for group in optimizer.param_groups)
-        and all(parameter in optimizer.state for parameter in _parameters(optimizer))
-        and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        and all(optimizer.state.get(parameter) for parameter in _parameters(optimizer))
+        and not (own_hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
         and "step" not in vars(optimizer)  # where torch's schedulers put one that counts
     )
 

@@ -17,6 +17,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor, _graphs, _training
 from sklearn_cnnlstm._training import SampleLoss, Samples, resolve_device, resolve_precision, to_batch, training_scope
@@ -619,7 +620,7 @@ def test_steps_on_the_cpu_are_torchs_to_the_bit(optimizer, is_lean, monkeypatch)
         assert torch.equal(values, there[name]), name
 
 
-@pytest.mark.parametrize("values", [(0.1, 0.2), (3.0, 4.0), (1e-30, 0.0), (torch.inf, 1.0), (torch.nan, 1.0)])
+@pytest.mark.parametrize("values", [(), (0.1, 0.2), (3.0, 4.0), (1e-30, 0.0), (torch.inf, 1.0), (torch.nan, 1.0)])
 def test_gradients_are_clipped_as_torch_does(values):
     parameters, others = ([nn.Parameter(torch.zeros(1)) for _ in range(3)] for _ in range(2))
     for same in (parameters, others):
@@ -628,23 +629,53 @@ def test_gradients_are_clipped_as_torch_does(values):
     _training._clip_gradients(parameters)
     nn.utils.clip_grad_norm_(others, 1.0)
     for parameter, other in zip(parameters[:2], others, strict=False):
-        torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+        if values:
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0, equal_nan=True)
     assert parameters[2].grad is None
 
 
-class HooksOptimizer(Callback):
+class OnTrainBegin(Callback):
+    def __init__(self, do):
+        self.do = do
+
     def on_train_begin(self, net, **kwargs):
-        self.n_steps = 0
-        net.optimizer_.register_step_post_hook(self.count)
-
-    def count(self, *args):
-        self.n_steps += 1
+        self.do(net.optimizer_)
 
 
-def test_hooks_of_the_optimizer_are_called_at_each_step():
-    hooks = HooksOptimizer()
-    CNNLSTMClassifier(batch_size=8, max_epochs=4, net_callbacks=[hooks], random_state=0).fit(*small_set())
-    assert hooks.n_steps == 12
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda optimizer, hook: optimizer.register_step_pre_hook(hook),
+        lambda optimizer, hook: optimizer.register_step_post_hook(hook),
+        lambda optimizer, hook: register_optimizer_step_pre_hook(hook),
+        lambda optimizer, hook: register_optimizer_step_post_hook(hook),
+    ],
+)
+def test_hooks_of_the_optimizer_are_called_at_each_step(register):
+    steps, handles = [], []
+    callback = OnTrainBegin(lambda optimizer: handles.append(register(optimizer, lambda *args: steps.append(1))))
+    try:
+        CNNLSTMClassifier(batch_size=8, max_epochs=4, net_callbacks=[callback], random_state=0).fit(*small_set())
+    finally:
+        handles[0].remove()
+    assert len(steps) == 12
+
+
+def test_the_optimizers_state_may_be_looked_at_before_the_first_step():
+    callback = OnTrainBegin(lambda optimizer: [optimizer.state[p] for p in optimizer.param_groups[0]["params"]])
+    CNNLSTMClassifier(max_epochs=2, net_callbacks=[callback], random_state=0).fit(*small_set())
+
+
+def test_an_optimizer_sets_gradients_to_zero_its_own_way():
+    calls = []
+
+    class Counts(torch.optim.SGD):
+        def zero_grad(self, set_to_none=True):
+            calls.append(1)
+            super().zero_grad(set_to_none)
+
+    CNNLSTMClassifier(optimizer=Counts, batch_size=8, max_epochs=2, random_state=0).fit(*small_set())
+    assert len(calls) == 6
 
 
 MAPPED = """
