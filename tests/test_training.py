@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -602,17 +602,25 @@ def test_optimizer_class_is_called_as_it_is(optimizer, momentum):
 
 @pytest.mark.parametrize(("optimizer", "is_lean"), [("adamw", True), ("adam", True), ("sgd", False)])
 def test_steps_on_the_cpu_are_torchs_to_the_bit(optimizer, is_lean, monkeypatch):
-    lean_steps = []
+    lean_steps, clipped = [], []
 
-    def spy(optimizer, step=_training._adam_step):
+    def step(optimizer, step=_training._adam_step):
         lean_steps.append(1)
         step(optimizer)
 
-    monkeypatch.setattr(_training, "_adam_step", spy)
+    def clip(parameters, clip=_training._clip_gradients):
+        before = [parameter.grad.clone() for parameter in parameters]
+        clip(parameters)
+        clipped.append(not all(map(torch.equal, before, (parameter.grad for parameter in parameters))))
+
+    monkeypatch.setattr(_training, "_adam_step", step)
+    monkeypatch.setattr(_training, "_clip_gradients", clip)
     X, y = small_set()
     model = CNNLSTMClassifier(optimizer=optimizer, batch_size=8, lr=0.1, max_epochs=10, conv_bank=0, random_state=0)
     here = model.fit(X, y).net_.module_.state_dict()
     assert len(lean_steps) == (29 if is_lean else 0)  # all but the first one, in which the optimizer makes its state
+    assert len(clipped) == 30
+    assert 0 < sum(clipped) < 30
     monkeypatch.setattr(_training, "_clip_gradients", lambda parameters: nn.utils.clip_grad_norm_(parameters, 1.0))
     monkeypatch.setattr(_training, "_is_adam_alone", lambda optimizer: False)
     there = model.fit(X, y).net_.module_.state_dict()
@@ -632,6 +640,21 @@ def test_gradients_are_clipped_as_torch_does(values):
         if values:
             torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0, equal_nan=True)
     assert parameters[2].grad is None
+
+
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_skorchs_table_is_drawn_where_it_is_shown(verbose, monkeypatch, capsys):
+    drawn = []
+
+    def table(self, row, table=PrintLog.table):
+        drawn.append(1)
+        return table(self, row)
+
+    monkeypatch.setattr(PrintLog, "table", table)
+    model = CNNLSTMClassifier(max_epochs=3, conv_bank=0, verbose=verbose, random_state=0).fit(*small_set())
+    assert "print_log" in dict(model.net_.callbacks_)
+    assert len(drawn) == (3 if verbose else 0)
+    assert bool(capsys.readouterr().out) == bool(verbose)
 
 
 class OnTrainBegin(Callback):
