@@ -49,6 +49,10 @@ _CONVERT_BYTES = 256 * 2**20
 _KEPT_BLOCK = 2**25 - 2**16  # bytes: just below the largest block by which glibc learns how much to keep
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
+_ADAM_OPTIONS = {
+    *("params", "lr", "betas", "eps", "weight_decay", "decoupled_weight_decay"),
+    *("amsgrad", "maximize", "foreach", "fused", "capturable", "differentiable"),
+}
 _SETTLE_LOCK = threading.Lock()
 _FIT_LOCK = threading.RLock()  # torch's random state and switches belong to the process: one fit at a time
 
@@ -982,10 +986,11 @@ def _clip_gradients(parameters):
 
 
 def _is_adam_alone(optimizer):
-    """Whether a step is Adam's or AdamW's, not the first one, and nobody listens to it."""
+    """Whether a step is Adam's or AdamW's as they are known here, not the first one, and nobody listens to it."""
     own_hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return (
         type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        and all(group.keys() <= _ADAM_OPTIONS for group in optimizer.param_groups)
         and all(group["fused"] and not group["amsgrad"] and not group["maximize"] for group in optimizer.param_groups)
         and all(optimizer.state.get(parameter) for parameter in _parameters(optimizer))
         and not (own_hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)

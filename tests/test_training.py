@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from skorch.callbacks import Callback, PrintLog
+from skorch.callbacks import Callback, LRScheduler, PrintLog
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -682,6 +682,32 @@ def test_hooks_of_the_optimizer_are_called_at_each_step(register):
     finally:
         handles[0].remove()
     assert len(steps) == 12
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "params"),
+    [
+        ([], {"precision": "float16"}),
+        ([LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)], {"lr_schedule": "constant"}),
+        ([OnTrainBegin(lambda optimizer: optimizer.register_step_post_hook(lambda *args: None))], {}),
+        ([OnTrainBegin(lambda optimizer: optimizer.param_groups[0].update(of_a_later_torch=True))], {}),
+    ],
+)
+def test_steps_that_are_not_adams_alone_take_torchs_way(callbacks, params, monkeypatch):
+    lean_steps = []
+
+    def step(optimizer, step=_training._adam_step):
+        lean_steps.append(1)
+        step(optimizer)
+
+    monkeypatch.setattr(_training, "_adam_step", step)
+    sizes = {"batch_size": 8, "max_epochs": 4, "conv_bank": 0, "random_state": 0}
+    CNNLSTMClassifier(**sizes).fit(*small_set())
+    assert len(lean_steps) == 11
+    lean_steps.clear()
+    model = CNNLSTMClassifier(net_callbacks=callbacks, **params, **sizes).fit(*small_set())
+    assert lean_steps == []
+    assert model.history_["train_loss"].iloc[-1] < model.history_["train_loss"].iloc[0]
 
 
 def test_the_optimizers_state_may_be_looked_at_before_the_first_step():
