@@ -779,3 +779,9 @@ def test_blocks_that_a_pass_frees_are_kept_for_the_next_one(call, tmp_path):
     assert first >= 20  # mapped for itself, and given back when it is freed
     assert then == 0
     assert larger >= 40
+
+
+@pytest.mark.parametrize(("n_timesteps", "expected"), [(50, 1296), (1000, 64), (1024, 64), (1025, 63), (2**17, 1)])
+def test_passes_that_are_large_are_multiples_of_what_is_computed_in_step(n_timesteps, expected):
+    X = np.broadcast_to(np.float32(0), (10_000, n_timesteps, 3))
+    assert _training.rows_per_pass(X, torch.device("cpu")) == expected
