@@ -717,7 +717,7 @@ class TrainingNet(NeuralNet):
 
     def _by_blocks(self, function, samples):
         """What `_collect` gives, in blocks of samples, so that X is never copied whole."""
-        rows = max(1, _PASS_POSITIONS * _larger(self._device) // math.prod(samples.all_X.shape[1:-1]))
+        rows = _in_step(_PASS_POSITIONS * _larger(self._device) // math.prod(samples.all_X.shape[1:-1]))
         for block in np.array_split(samples.index, math.ceil(len(samples) / rows)):
             yield torch.from_numpy(self._collect(function, samples.all_X[block]))
 
@@ -1064,8 +1064,12 @@ def rows_per_pass(X, device):
     values = max(math.prod(X.shape[1:-1]), X.shape[-1])
     if len(X) * values > positions:
         positions *= _larger(device)
-    rows = max(1, positions // values)
-    return rows if rows < 4 * _LANES else rows - rows % _LANES
+    return _in_step(positions // values)
+
+
+def _in_step(rows):
+    """At most as many samples, of which products of matrices leave none over, and at least one."""
+    return max(1, rows) if rows < 4 * _LANES else rows - rows % _LANES
 
 
 def _larger(device):
