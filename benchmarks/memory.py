@@ -55,7 +55,7 @@ def row(case, result, speed):
         "counted": result["field"],
         "peak of the process, MB": f"{result['peak_bytes'] / MB:.0f}",
         "since before fit, MB": f"{(result['peak_bytes'] - result['bytes_before']) / MB:.0f}",
-        "speed / that of an array": speed,
+        "speed / that of a copy in memory": speed,
     }
 
 

@@ -49,10 +49,11 @@ _CONVERT_BYTES = 256 * 2**20
 _KEPT_BLOCK = 2**25 - 2**16  # bytes: just below the largest block by which glibc learns how much to keep
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
-_ONE = torch.ones(())
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")  # whatever the caller's defaults are
+_ADAM_VARIANTS = "amsgrad", "maximize", "differentiable"
 _ADAM_OPTIONS = {
-    *("params", "lr", "betas", "eps", "weight_decay", "decoupled_weight_decay"),
-    *("amsgrad", "maximize", "foreach", "fused", "capturable", "differentiable"),
+    *("params", "lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "foreach", "fused", "capturable"),
+    *_ADAM_VARIANTS,
 }
 _SETTLE_LOCK = threading.Lock()
 _FIT_LOCK = threading.RLock()  # torch's random state and switches belong to the process: one fit at a time
@@ -992,10 +993,10 @@ def _is_adam_alone(optimizer):
     return (
         type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
         and all(group.keys() <= _ADAM_OPTIONS for group in optimizer.param_groups)
-        and all(group["fused"] and not group["amsgrad"] and not group["maximize"] for group in optimizer.param_groups)
-        and all(optimizer.state.get(p) and p.dtype is torch.float32 for p in _parameters(optimizer))
+        and all(group["fused"] and not any(map(group.get, _ADAM_VARIANTS)) for group in optimizer.param_groups)
+        and all(optimizer.state.get(parameter) for parameter in _parameters(optimizer))
         and not (own_hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
-        and "step" not in vars(optimizer)  # where torch's schedulers put one that counts
+        and "step" not in vars(optimizer)  # where schedulers and others put one that does more
     )
 
 
@@ -1068,7 +1069,7 @@ def rows_per_pass(X, device):
 
 
 def _in_step(rows):
-    """At most as many samples, of which products of matrices leave none over, and at least one."""
+    """At most as many samples, of which products of matrices leave none over, unless that takes more than a fifth."""
     return max(1, rows) if rows < 4 * _LANES else rows - rows % _LANES
 
 

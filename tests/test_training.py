@@ -684,16 +684,37 @@ def test_hooks_of_the_optimizer_are_called_at_each_step(register):
     assert len(steps) == 12
 
 
+class TheirAdamW(torch.optim.AdamW):
+    pass
+
+
+def wrap_step(optimizer):
+    optimizer.step = partial(optimizer.step)
+
+
 @pytest.mark.parametrize(
-    ("callbacks", "params"),
+    "params",
     [
-        ([], {"precision": "float16"}),
-        ([LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)], {"lr_schedule": "constant"}),
-        ([OnTrainBegin(lambda optimizer: optimizer.register_step_post_hook(lambda *args: None))], {}),
-        ([OnTrainBegin(lambda optimizer: optimizer.param_groups[0].update(of_a_later_torch=True))], {}),
+        {"precision": "float16"},
+        {"optimizer": TheirAdamW},
+        {
+            "lr_schedule": "constant",
+            "net_callbacks": [LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)],
+        },
+        {"net_callbacks": [OnTrainBegin(wrap_step)]},
+        {"net_callbacks": [OnTrainBegin(lambda optimizer: optimizer.register_step_post_hook(lambda *args: None))]},
+        *(
+            {"net_callbacks": [OnTrainBegin(lambda optimizer, o=options: optimizer.param_groups[0].update(o))]}
+            for options in (
+                {"of_a_later_torch": True},
+                {"amsgrad": True},
+                {"maximize": True},
+                {"fused": False},
+            )
+        ),
     ],
 )
-def test_steps_that_are_not_adams_alone_take_torchs_way(callbacks, params, monkeypatch):
+def test_steps_that_are_not_adams_alone_take_torchs_way(params, monkeypatch):
     lean_steps = []
 
     def step(optimizer, step=_training._adam_step):
@@ -705,9 +726,31 @@ def test_steps_that_are_not_adams_alone_take_torchs_way(callbacks, params, monke
     CNNLSTMClassifier(**sizes).fit(*small_set())
     assert len(lean_steps) == 11
     lean_steps.clear()
-    model = CNNLSTMClassifier(net_callbacks=callbacks, **params, **sizes).fit(*small_set())
+    CNNLSTMClassifier(**params, **sizes).fit(*small_set())
     assert lean_steps == []
-    assert model.history_["train_loss"].iloc[-1] < model.history_["train_loss"].iloc[0]
+
+
+def test_a_group_without_parameters_is_no_obstacle():
+    callback = OnTrainBegin(lambda optimizer: optimizer.add_param_group({"params": []}))
+    X, y = small_set()
+    model = CNNLSTMClassifier(max_epochs=3, conv_bank=0, random_state=0)
+    alone = model.fit(X, y).predict_proba(X)
+    assert np.array_equal(model.set_params(net_callbacks=[callback]).fit(X, y).predict_proba(X), alone)
+
+
+def test_torchs_default_device_at_import_is_not_where_steps_are_counted():
+    script = """
+import torch
+torch.set_default_device("meta")
+from sklearn_cnnlstm import CNNLSTMClassifier
+torch.set_default_device("cpu")
+import numpy as np
+X, y = np.random.default_rng(0).normal(size=(24, 10, 2)), np.arange(24) % 2
+model = CNNLSTMClassifier(batch_size=8, max_epochs=5, conv_bank=0, device="cpu", random_state=0).fit(X, y)
+print({float(state["step"]) for state in model.net_.optimizer_.state.values()})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{15.0}"
 
 
 def test_the_optimizers_state_may_be_looked_at_before_the_first_step():
