@@ -280,7 +280,7 @@ def is_finite_array(X):
 
 def _has_finite_sum(X):
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.isfinite(X.sum(dtype=np.float64))
+        return np.isfinite(X.sum(dtype=np.result_type(X, np.float32)))
 
 
 def _steps_up_to_last_value(is_nan):
