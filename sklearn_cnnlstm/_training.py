@@ -9,6 +9,7 @@ import inspect
 import math
 import mmap
 import multiprocessing
+import platform
 import signal
 import sys
 import threading
@@ -38,16 +39,18 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 _CLIP_NORM = 1.0
 _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
-_PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB, above which each pass faults new pages
-_PASS_PIXELS = 2**20  # the same for images and volumes, which start with 16 filters: few of these are in a pass
+_PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB
+_PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
+_PASS_PIXELS_ON_CPU = 2**19 - 2**10  # more there: of 16 filters just less than what the C library does not keep
 _LANES = 16  # samples in step with which products of matrices are computed: 1310 take 3 % longer each than 1296
-_LARGER_PASS = 16  # times these at most on a CUDA device, which passes of moderate size do not fill; of images 4
+_LARGER_PASS = 16  # times these at most on a CUDA device, which passes of moderate size do not fill
 _PASS_BYTES = 3 * 2**30  # of its memory for each of them: a pass takes up to 400 MB
 _LEAST_RECORDED = 32  # steps with batches of one size, of fewer of which a recording is not worth its time
 _POOL = 2  # batches that share their samples out by length: more cost accuracy, as a length may tell the target
 _CONVERT_BYTES = 256 * 2**20
 _KEPT_BLOCK = 2**25 - 2**16  # bytes: just below the largest block by which glibc learns how much to keep
-_KEPT_BLOCKS = 32  # so many of them: of a step on the CPU 1 GB at most stays for the next one
+_KEPT_BLOCKS = 8  # so many: 256 MB at most stay from one call to the next
+_KEPT_BLOCKS_OF_A_FIT = 32  # 1 GB from one step to the next
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
 _ONE = torch.ones((), dtype=torch.float32, device="cpu")  # whatever the caller's defaults are
@@ -96,7 +99,7 @@ def training_scope(device, seed, *, deterministic=False):
     device_type = device.type if device.type not in ("cpu", "meta") else "cuda"
     devices = [] if device.type in ("cpu", "meta") else [device]
     fork = torch.random.fork_rng(devices, device_type=device_type)
-    with _FIT_LOCK, _defaults_of_torch(device), fork, _switches(deterministic), freed_memory_kept():
+    with _FIT_LOCK, _defaults_of_torch(device), fork, _switches(deterministic), more_memory_kept():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator
         if devices:
             with torch.accelerator.device_index(device.index):
@@ -104,34 +107,35 @@ def training_scope(device, seed, *, deterministic=False):
         yield
 
 
-@contextlib.contextmanager
-def freed_memory_kept():
-    """Let the C library keep what a step or a pass frees for the next one: new pages cost up to half of a step's time.
+@functools.cache
+def _keep_freed_memory():
+    """Let the C library keep what a pass or a step frees for the next one, from a process's first fit or predict on.
 
-    glibc gives the free end of its heap back to the system, but nothing below a block in use. Such a block is put above
-    a region that is free, from which larger blocks come too than it takes from its heap otherwise. A page is taken up
-    only when it is used, and no page of these blocks is.
+    New pages cost up to half of a step's time. glibc gives the free end of its heap back to the system, but nothing
+    below a block in use. Such a block is put above free memory, which also serves blocks that are too large for the
+    heap otherwise, and takes no more than is written to it. Threads but the main one have small heaps, and gain less.
     """
-    _take_blocks_from_heap()
-    blocks = []
-    with contextlib.suppress(RuntimeError):  # where there are limits
-        for _ in range(_KEPT_BLOCKS + 1):
-            blocks.append(torch.UntypedStorage(_KEPT_BLOCK, device="cpu"))
-    last = blocks[-1:]
-    del blocks
+    _block_above(0)  # glibc takes a block from its heap once it has seen one as large freed
+    return _block_above(_KEPT_BLOCKS)  # the cache holds it
+
+
+@contextlib.contextmanager
+def more_memory_kept():
+    """The same for more memory, until the end of a fit."""
+    _keep_freed_memory()
+    above = _block_above(_KEPT_BLOCKS_OF_A_FIT)
     try:
         yield
     finally:
-        del last
+        del above
 
 
-@functools.cache
-def _take_blocks_from_heap():
-    """Let glibc take blocks of up to 32 MB from its heap, from a process's first fit or predict on.
-
-    It learns from the largest block that it has seen freed, of 32 MB at most, and takes a larger one from the system.
-    """
-    torch.UntypedStorage(_KEPT_BLOCK, device="cpu")
+def _block_above(n_blocks):
+    """A block of memory behind as many that are free; None where the C library is another one or memory is limited."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    with contextlib.suppress(RuntimeError):
+        return [torch.UntypedStorage(_KEPT_BLOCK, device="cpu") for _ in range(n_blocks + 1)][-1]
 
 
 @contextlib.contextmanager
@@ -801,14 +805,9 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        _take_blocks_from_heap()
-        rows = rows_per_pass(X, self._device)
-        pays = 16 * len(X) > rows  # a twentieth of a millisecond
-        with freed_memory_kept() if pays else contextlib.nullcontext():
-            yield from self._passes_of(function, *_values_and_lengths(X, slice(None)), rows)
-
-    def _passes_of(self, function, X, lengths, rows):
-        start = 0
+        _keep_freed_memory()
+        start, rows = 0, rows_per_pass(X, self._device)
+        X, lengths = _values_and_lengths(X, slice(None))
         while start < len(X):
             try:
                 batch = to_batch(X[start : start + rows], self._device)
@@ -1085,10 +1084,11 @@ def _free_bytes(device):
 
 def rows_per_pass(X, device):
     """Samples that one pass of inference takes."""
-    positions = _PASS_PIXELS if X.ndim >= 5 else _PASS_POSITIONS
+    of_images = _PASS_PIXELS_ON_CPU if device.type == "cpu" else _PASS_PIXELS
+    positions = of_images if X.ndim >= 5 else _PASS_POSITIONS
     values = max(math.prod(X.shape[1:-1]), X.shape[-1])
     if len(X) * values > positions:
-        positions *= max(1, _larger(device) // 4) if X.ndim >= 5 else _larger(device)
+        positions *= _larger(device)
     return _in_step(positions // values)
 
 

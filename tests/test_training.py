@@ -849,7 +849,7 @@ class Pages(Callback):
         self.counts.append(new_pages())
 
 call, n_filters, n_samples = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-X = np.zeros((32, 30, 64, 64, 1), dtype=np.float32)
+X = np.ones((32, 30, 64, 64, 1), dtype=np.float32)
 pages = Pages()
 model = CNNLSTMClassifier(
     max_epochs=6, conv_bank=0, conv_channels=n_filters, hidden_size=4, batch_size=16, net_callbacks=[pages]
@@ -861,28 +861,51 @@ else:
     for n in (8, 16, 32):
         model.predict(X[:n])
         counts.append(new_pages())
-    of_one, of_two, of_four = np.diff(counts)
-    print(of_four - of_two)
+    of_two_passes, of_four, of_eight = np.diff(counts)
+    print(of_eight - of_four)
 """
 
 
 @needs_glibc
-@pytest.mark.parametrize(("call", "n_filters", "n_samples"), [("fit", 8, 16), ("predict", 16, 2)])
+@pytest.mark.parametrize(("call", "n_filters", "n_samples"), [("fit", 8, 16), ("predict", 24, 2)])
 def test_pages_that_a_step_or_a_pass_had_serve_the_next_one(call, n_filters, n_samples):
     (n_pages,) = numbers_printed_by([sys.executable, "-c", PAGES, call, str(n_filters), str(n_samples)])
-    n_samples_at_once = {"fit": 16, "predict": 8}[call]
+    n_samples_at_once = {"fit": 16, "predict": 4}[call]
     of_a_map = n_samples_at_once * 30 * 64 * 64 * n_filters * 4 / mmap.PAGESIZE
     assert n_pages < 2 * of_a_map  # otherwise six and more
 
 
-def test_a_fit_goes_on_where_no_memory_is_kept(monkeypatch):
-    _training._take_blocks_from_heap()
-    monkeypatch.setattr(_training, "_KEPT_BLOCK", 2**62)
-    X, y = small_set()
-    assert CNNLSTMClassifier(max_epochs=1).fit(X, y).predict(X).shape == (24,)
+@pytest.mark.parametrize("fails_at", [1, 20])
+def test_a_fit_goes_on_where_no_memory_is_kept(fails_at, monkeypatch):
+    _training._keep_freed_memory()
+    asked = []
+
+    def storage(size, device):
+        asked.append(size)
+        if len(asked) == fails_at:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return object()
+
+    monkeypatch.setattr(_training.torch, "UntypedStorage", storage)
+    assert _training._block_above(32) is None
+    with training_scope(torch.device("cpu"), seed=0):
+        pass
+    assert len(asked) >= fails_at
+
+
+def test_memory_of_another_library_than_glibc_is_left_to_it(monkeypatch):
+    monkeypatch.setattr(_training.platform, "libc_ver", lambda: ("", ""))
+    assert _training._block_above(32) is None
 
 
 @pytest.mark.parametrize(("n_timesteps", "expected"), [(50, 1296), (1000, 64), (1024, 64), (1025, 63), (2**17, 1)])
 def test_passes_that_are_large_are_multiples_of_what_is_computed_in_step(n_timesteps, expected):
     X = np.broadcast_to(np.float32(0), (10_000, n_timesteps, 3))
     assert _training.rows_per_pass(X, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("device", "n_times", "expected"), [("cpu", 1, 31), ("cuda", 1, 16), ("cuda", 16, 256)])
+def test_a_pass_of_images_is_larger_on_the_cpu_and_on_large_devices(device, n_times, expected, monkeypatch):
+    monkeypatch.setattr(_training, "_larger", lambda device: n_times)
+    X = np.broadcast_to(np.float32(0), (10_000, 16, 32, 32, 1))
+    assert _training.rows_per_pass(X, torch.device(device)) == expected
