@@ -39,12 +39,11 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 _CLIP_NORM = 1.0
 _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
-_PASS_POSITIONS = 2**16  # steps of X in one inference pass: of 64 filters 16 MB
-_PASS_PIXELS = 2**18  # the same for images and volumes, which start with 16 filters
-_PASS_PIXELS_ON_CPU = 2**19 - 2**10  # more there: of 16 filters just less than what the C library does not keep
+_PASS_POSITIONS = 2**17 - 2**8  # steps of X in one inference pass: of 64 filters just what the C library serves best
+_PASS_PIXELS = 2**19 - 2**10  # the same for images and volumes, which start with 16 filters
 _LANES = 16  # samples in step with which products of matrices are computed: 1310 take 3 % longer each than 1296
-_LARGER_PASS = 16  # times these at most on a CUDA device, which passes of moderate size do not fill
-_PASS_BYTES = 3 * 2**30  # of its memory for each of them: a pass takes up to 400 MB
+_LARGER_PASS = 8  # times these at most on a CUDA device, which passes of moderate size do not fill
+_PASS_BYTES = 6 * 2**30  # of its memory for each of them: a pass takes up to 800 MB
 _LEAST_RECORDED = 32  # steps with batches of one size, of fewer of which a recording is not worth its time
 _POOL = 2  # batches that share their samples out by length: more cost accuracy, as a length may tell the target
 _CONVERT_BYTES = 256 * 2**20
@@ -1084,8 +1083,7 @@ def _free_bytes(device):
 
 def rows_per_pass(X, device):
     """Samples that one pass of inference takes."""
-    of_images = _PASS_PIXELS_ON_CPU if device.type == "cpu" else _PASS_PIXELS
-    positions = of_images if X.ndim >= 5 else _PASS_POSITIONS
+    positions = _PASS_PIXELS if X.ndim >= 5 else _PASS_POSITIONS
     values = max(math.prod(X.shape[1:-1]), X.shape[-1])
     if len(X) * values > positions:
         positions *= _larger(device)

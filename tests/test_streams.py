@@ -243,7 +243,7 @@ class Film:
 
 def test_memory_stays_below_the_data(monkeypatch):
     monkeypatch.setattr(_sequences, "_CHUNK_BYTES", 2**19)
-    monkeypatch.setattr("sklearn_cnnlstm._training._PASS_PIXELS_ON_CPU", 4 * 64 * 64 * 4)
+    monkeypatch.setattr("sklearn_cnnlstm._training._PASS_PIXELS", 4 * 64 * 64 * 4)
     film = Film()
     y = np.arange(400) % 250 > 120
     model = CNNLSTMClassifier(

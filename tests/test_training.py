@@ -898,14 +898,14 @@ def test_memory_of_another_library_than_glibc_is_left_to_it(monkeypatch):
     assert _training._block_above(32) is None
 
 
-@pytest.mark.parametrize(("n_timesteps", "expected"), [(50, 1296), (1000, 64), (1024, 64), (1025, 63), (2**17, 1)])
+@pytest.mark.parametrize(("n_timesteps", "expected"), [(50, 2608), (1000, 128), (2000, 64), (2046, 63), (2**18, 1)])
 def test_passes_that_are_large_are_multiples_of_what_is_computed_in_step(n_timesteps, expected):
     X = np.broadcast_to(np.float32(0), (10_000, n_timesteps, 3))
     assert _training.rows_per_pass(X, torch.device("cpu")) == expected
 
 
-@pytest.mark.parametrize(("device", "n_times", "expected"), [("cpu", 1, 31), ("cuda", 1, 16), ("cuda", 16, 256)])
-def test_a_pass_of_images_is_larger_on_the_cpu_and_on_large_devices(device, n_times, expected, monkeypatch):
+@pytest.mark.parametrize(("n_times", "expected"), [(1, 31), (8, 240)])
+def test_a_pass_of_images_is_larger_on_large_devices(n_times, expected, monkeypatch):
     monkeypatch.setattr(_training, "_larger", lambda device: n_times)
     X = np.broadcast_to(np.float32(0), (10_000, 16, 32, 32, 1))
-    assert _training.rows_per_pass(X, torch.device(device)) == expected
+    assert _training.rows_per_pass(X, torch.device("cuda")) == expected
