@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import ctypes
 import dis
 import functools
 import gc
@@ -114,27 +115,44 @@ def _keep_freed_memory():
     below a block in use. Such a block is put above free memory, which also serves blocks that are too large for the
     heap otherwise, and takes no more than is written to it. Threads but the main one have small heaps, and gain less.
     """
-    _block_above(0)  # glibc takes a block from its heap once it has seen one as large freed
-    return _block_above(_KEPT_BLOCKS)  # the cache holds it
+    libc = _glibc()
+    if libc is None:
+        return
+    libc.free(libc.malloc(_KEPT_BLOCK))  # a block comes from the heap once one as large has been freed
+    _block_above(libc, _KEPT_BLOCKS)  # it stays
 
 
 @contextlib.contextmanager
 def more_memory_kept():
     """The same for more memory, until the end of a fit."""
     _keep_freed_memory()
-    above = _block_above(_KEPT_BLOCKS_OF_A_FIT)
+    libc = _glibc()
+    above = None if libc is None else _block_above(libc, _KEPT_BLOCKS_OF_A_FIT)
     try:
         yield
     finally:
-        del above
+        if above is not None:
+            libc.free(above)
 
 
-def _block_above(n_blocks):
-    """A block of memory behind as many that are free; None where the C library is another one or memory is limited."""
+def _block_above(libc, n_blocks):
+    """Address of a block of memory behind as many that are free, side by side; None where memory is limited."""
+    blocks = [libc.malloc(_KEPT_BLOCK) for _ in range(n_blocks + 1)]  # torch's, which are aligned, leave crumbs between
+    above = blocks.pop() if None not in blocks else None
+    for block in blocks:
+        libc.free(block)
+    return above
+
+
+@functools.cache
+def _glibc():
+    """The C library, if it is the one whose habits are known."""
     if platform.libc_ver()[0] != "glibc":
         return None
-    with contextlib.suppress(RuntimeError):
-        return [torch.UntypedStorage(_KEPT_BLOCK, device="cpu") for _ in range(n_blocks + 1)][-1]
+    libc = ctypes.CDLL(None)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
+    return libc
 
 
 @contextlib.contextmanager
