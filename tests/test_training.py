@@ -873,7 +873,7 @@ def test_pages_that_a_step_or_a_pass_had_serve_the_next_one(call, n_filters, n_s
     (n_pages,) = numbers_printed_by([sys.executable, "-c", PAGES, call, str(n_filters), str(n_samples)])
     n_samples_at_once = {"fit": 16, "predict": 4}[call]
     of_a_map = n_samples_at_once * 30 * 64 * 64 * n_filters * 4 / mmap.PAGESIZE
-    assert n_pages < 2 * of_a_map  # otherwise six and more
+    assert n_pages < 5 * of_a_map  # otherwise seven and more; of a pass one map may find no room
 
 
 class Library:
@@ -889,7 +889,8 @@ class Library:
         return self.in_use[-1]
 
     def free(self, block):
-        self.in_use.remove(block)
+        if block is not None:
+            self.in_use.remove(block)
 
 
 @pytest.mark.parametrize(("n_blocks", "expected"), [(0, 0), (20, 0), (33, 1)])
