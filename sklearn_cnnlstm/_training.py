@@ -41,7 +41,8 @@ _CLIP_NORM = 1.0
 _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**17 - 2**8  # steps of X in one inference pass: of 64 filters as many bytes as _KEPT_BLOCK
-_PASS_PIXELS = 2**19 - 2**10  # the same for images and volumes, which start with 16 filters
+_PASS_PIXELS = 2**18  # of images and volumes, which start with 16 filters: of larger ones not all maps find room
+_MANY_PASSES = 4  # more of which are worth keeping more memory from one to the next
 _LANES = 16  # samples in step with which products of matrices are computed: 1310 take 3 % longer each than 1296
 _LARGER_PASS = 8  # times these at most on a CUDA device, which passes of moderate size do not fill
 _PASS_BYTES = 6 * 2**30  # of its memory for each of them: a pass takes up to 800 MB
@@ -50,7 +51,7 @@ _POOL = 2  # batches that share their samples out by length: more cost accuracy,
 _CONVERT_BYTES = 256 * 2**20
 _KEPT_BLOCK = 2**25 - 2**16  # bytes: just below the largest block by which glibc learns how much to keep
 _KEPT_BLOCKS = 8  # so many: 256 MB at most stay from one call to the next
-_KEPT_BLOCKS_OF_A_FIT = 32  # 1 GB from one step to the next
+_KEPT_BLOCKS_OF_A_FIT = 32  # 1 GB from one step to the next, and of many passes
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
 _ONE = torch.ones((), dtype=torch.float32, device="cpu")  # whatever the caller's defaults are
@@ -124,7 +125,7 @@ def _keep_freed_memory():
 
 @contextlib.contextmanager
 def more_memory_kept():
-    """The same for more memory, until the end of a fit."""
+    """The same for more memory, until the end of a fit or of many passes."""
     _keep_freed_memory()
     libc = _glibc()
     above = None if libc is None else _block_above(libc, _KEPT_BLOCKS_OF_A_FIT)
@@ -822,25 +823,26 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        _keep_freed_memory()
         start, rows = 0, rows_per_pass(X, self._device)
+        _keep_freed_memory()
         X, lengths = _values_and_lengths(X, slice(None))
-        while start < len(X):
-            try:
-                batch = to_batch(X[start : start + rows], self._device)
-                batch = _cut(batch, None if lengths is None else lengths[start : start + rows])
-                with torch.inference_mode(), autocast(self._device, self.precision):
-                    part = function(*_inputs(batch)).float()
-            except torch.OutOfMemoryError:
-                if rows == 1:
-                    raise
-                rows //= 2
-                _free_memory(self._device)
-                continue
-            start += len(part)
-            if self.module_.by_step and part.shape[1] < X.shape[1]:
-                part = F.pad(part, (*[0] * (2 * part.ndim - 3), X.shape[1] - part.shape[1]))
-            yield part
+        with more_memory_kept() if len(X) > _MANY_PASSES * rows else contextlib.nullcontext():
+            while start < len(X):
+                try:
+                    batch = to_batch(X[start : start + rows], self._device)
+                    batch = _cut(batch, None if lengths is None else lengths[start : start + rows])
+                    with torch.inference_mode(), autocast(self._device, self.precision):
+                        part = function(*_inputs(batch)).float()
+                except torch.OutOfMemoryError:
+                    if rows == 1:
+                        raise
+                    rows //= 2
+                    _free_memory(self._device)
+                    continue
+                start += len(part)
+                if self.module_.by_step and part.shape[1] < X.shape[1]:
+                    part = F.pad(part, (*[0] * (2 * part.ndim - 3), X.shape[1] - part.shape[1]))
+                yield part
 
     # between fits
 
