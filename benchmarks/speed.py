@@ -9,8 +9,8 @@ A ratio is the median over rounds of the ratios within a round. Timed are
 - MLPClassifier for 2-D X and Keras (the same layers, where it is installed): other programs, for orientation.
 Before any time counts, the losses of ours and of the plain loop must agree to 1e-5 over the first 50 steps.
 
-In fit ours has the C library keep what a step frees for the next one. So that this is no advantage, the others have it
-here, too; with `--own-memory` each is as it is by itself.
+Ours has the C library keep what a step or a pass frees for the next one. So that this is no advantage, the others have
+it here, too; with `--own-memory` each is as it is by itself.
 """
 
 import argparse
@@ -57,7 +57,8 @@ def main():
         torch.set_num_threads(options.threads)
     rows, details = [], {}
     for size in options.sizes:
-        row, details[size] = measure(size, options)
+        with contextlib.nullcontext() if options.own_memory else more_memory_kept():
+            row, details[size] = measure(size, options)
         rows.append(row)
         print(report.markdown([row]), flush=True)
     if importlib.util.find_spec("keras") is None:
@@ -70,7 +71,7 @@ def measure(size, options):
     X, y, source, n_epochs, params = load(size, quick=options.quick)
     params |= {"device": options.device}
     steps, drift = check_parity(X, y, params)
-    fit = time_fits(X, y, n_epochs, params, rounds=options.rounds, own_memory=options.own_memory)
+    fit = time_fits(X, y, n_epochs, params, rounds=options.rounds)
     estimator = CNNLSTMClassifier(max_epochs=1, random_state=0, **params).fit(X, y)
     n_rows = 1000 if options.quick else 10000
     X_many = X[np.arange(n_rows) % len(X)]
@@ -181,7 +182,7 @@ def sequences(X):
 # -- the contestants -----------------------------------------------------------------------------------------------
 
 
-def time_fits(X, y, n_epochs, params, *, rounds, own_memory=False):
+def time_fits(X, y, n_epochs, params, *, rounds):
     """Seconds of each fit, by contestant."""
     estimator, module, random_states = start_of(X, y, params)
     n_classes, batch_size = len(estimator.classes_), estimator.batch_size_
@@ -214,8 +215,7 @@ def time_fits(X, y, n_epochs, params, *, rounds, own_memory=False):
         contestants["MLPClassifier"] = mlp
     if X.ndim <= 3 and importlib.util.find_spec("keras") is not None:
         contestants["Keras"] = keras
-    with contextlib.nullcontext() if own_memory else more_memory_kept():
-        return take_turns(contestants, rounds)
+    return take_turns(contestants, rounds)
 
 
 OTHERS = ("MLPClassifier", "Keras")
