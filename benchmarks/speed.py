@@ -10,7 +10,7 @@ A ratio is the median over rounds of the ratios within a round. Timed are
 Before any time counts, the losses of ours and of the plain loop must agree to 1e-5 over the first 50 steps.
 
 Ours has the C library keep what a step or a pass frees for the next one. So that this is no advantage, the others have
-it here, too; with `--own-memory` each is as it is by itself.
+it here, too, anew in each turn; with `--own-memory` they have but what stays in the process.
 """
 
 import argparse
@@ -57,8 +57,7 @@ def main():
         torch.set_num_threads(options.threads)
     rows, details = [], {}
     for size in options.sizes:
-        with contextlib.nullcontext() if options.own_memory else more_memory_kept():
-            row, details[size] = measure(size, options)
+        row, details[size] = measure(size, options)
         rows.append(row)
         print(report.markdown([row]), flush=True)
     if importlib.util.find_spec("keras") is None:
@@ -71,12 +70,13 @@ def measure(size, options):
     X, y, source, n_epochs, params = load(size, quick=options.quick)
     params |= {"device": options.device}
     steps, drift = check_parity(X, y, params)
-    fit = time_fits(X, y, n_epochs, params, rounds=options.rounds)
+    memory = contextlib.nullcontext if options.own_memory else more_memory_kept
+    fit = time_fits(X, y, n_epochs, params, rounds=options.rounds, memory=memory)
     estimator = CNNLSTMClassifier(max_epochs=1, random_state=0, **params).fit(X, y)
     n_rows = 1000 if options.quick else 10000
     X_many = X[np.arange(n_rows) % len(X)]
-    rows_per_pass = best_pass(estimator, X_many)
-    many = time_predictions(estimator, X_many, rows_per_pass, rounds=options.rounds)
+    rows_per_pass = best_pass(estimator, X_many, memory)
+    many = time_predictions(estimator, X_many, rows_per_pass, rounds=options.rounds, memory=memory)
     one = time_predictions(estimator, X[:1].copy(), 1, rounds=20 if options.quick else 300)
     row = {
         "size": f"{size} {' x '.join(map(str, X.shape))} ({source})",
@@ -182,7 +182,7 @@ def sequences(X):
 # -- the contestants -----------------------------------------------------------------------------------------------
 
 
-def time_fits(X, y, n_epochs, params, *, rounds):
+def time_fits(X, y, n_epochs, params, *, rounds, memory):
     """Seconds of each fit, by contestant."""
     estimator, module, random_states = start_of(X, y, params)
     n_classes, batch_size = len(estimator.classes_), estimator.batch_size_
@@ -215,7 +215,7 @@ def time_fits(X, y, n_epochs, params, *, rounds):
         contestants["MLPClassifier"] = mlp
     if X.ndim <= 3 and importlib.util.find_spec("keras") is not None:
         contestants["Keras"] = keras
-    return take_turns(contestants, rounds)
+    return take_turns(contestants, rounds, memory)
 
 
 OTHERS = ("MLPClassifier", "Keras")
@@ -260,18 +260,18 @@ def keras_model(sample_shape, n_classes, estimator):
     return model
 
 
-def best_pass(estimator, X):
+def best_pass(estimator, X, memory):
     """How many rows per pass the plain forward is fastest with, out of a few that keep the memory small."""
-    module, X = estimator.net_.module_, sequences(X[:1024])
+    module, X = estimator.net_.module_, sequences(X)
     candidates = [rows for rows in (8, 16, 32, 64, 128, 256, 512, 1024) if rows * X[0].size <= 2**21]
     seconds = {}
     for rows in candidates:
         turn = functools.partial(plain_loop.predict, module, X, rows=rows, device=estimator.device)
-        seconds[rows] = min(timed(turn) for _ in range(3))
+        seconds[rows] = min(timed(turn, memory) for _ in range(3))
     return min(seconds, key=seconds.get)
 
 
-def time_predictions(estimator, X, rows_per_pass, *, rounds):
+def time_predictions(estimator, X, rows_per_pass, *, rounds, memory=contextlib.nullcontext):
     """Seconds of each call of predict, by contestant, all with the same weights."""
     module = estimator.net_.module_
     net = stock_net(copy.deepcopy(module), estimator).initialize()
@@ -280,30 +280,30 @@ def time_predictions(estimator, X, rows_per_pass, *, rounds):
         "ours": lambda: lambda: estimator.predict(X),
         "skorch": lambda: lambda: net.predict(sequences(X)),
     }
-    return take_turns(contestants, rounds)
+    return take_turns(contestants, rounds, memory)
 
 
 # -- the clock -----------------------------------------------------------------------------------------------------
 
 
-def take_turns(contestants, rounds):
+def take_turns(contestants, rounds, memory):
     """Seconds of each turn, by contestant; a contestant prepares itself and returns the function to be timed."""
     names = list(contestants)
     seconds = {name: [] for name in names}
     for i in range(rounds + 1):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            took = timed(contestants[name]())
+            took = timed(contestants[name](), memory)
             if i > 0:
                 seconds[name].append(took)
     return seconds
 
 
-def timed(function):
-    start = time.perf_counter()
-    with warnings.catch_warnings():
+def timed(function, memory):
+    with memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the MLP is to stop after as many epochs as the others
+        start = time.perf_counter()
         function()
-    return time.perf_counter() - start
+        return time.perf_counter() - start
 
 
 def median(values):

@@ -51,7 +51,7 @@ _POOL = 2  # batches that share their samples out by length: more cost accuracy,
 _CONVERT_BYTES = 256 * 2**20
 _KEPT_BLOCK = 2**25 - 2**16  # bytes: just below the largest block by which glibc learns how much to keep
 _KEPT_BLOCKS = 8  # so many: 256 MB stay from one call to the next
-_KEPT_BLOCKS_OF_A_FIT = 32  # 1 GB from one step to the next, and of many passes
+_MORE_KEPT_BLOCKS = 32  # 1 GB from one step of a fit to the next, or of many passes
 _RESIDENT_SHARE = 0.4  # of the free memory of an accelerator may hold X
 _BOOKKEEPING = ("_best", "_batch_count")
 _ONE = torch.ones((), dtype=torch.float32, device="cpu")  # whatever the caller's defaults are
@@ -127,9 +127,9 @@ def _keep_freed_memory():
 def more_memory_kept():
     """The same for more memory, until the end of a fit or of many passes."""
     _keep_freed_memory()
-    libc = _glibc()
-    above = None if libc is None else _block_above(libc, _KEPT_BLOCKS_OF_A_FIT)
+    libc, above = _glibc(), None
     try:
+        above = None if libc is None else _block_above(libc, _MORE_KEPT_BLOCKS)
         yield
     finally:
         if above is not None:
@@ -138,11 +138,14 @@ def more_memory_kept():
 
 def _block_above(libc, n_blocks):
     """Address of a block of memory behind as many that are free, side by side; None where memory is limited."""
-    blocks = [libc.malloc(_KEPT_BLOCK) for _ in range(n_blocks + 1)]  # torch's, which are aligned, leave crumbs between
-    above = blocks.pop() if None not in blocks else None
-    for block in blocks:
-        libc.free(block)
-    return above
+    blocks = []
+    try:
+        for _ in range(n_blocks + 1):
+            blocks.append(libc.malloc(_KEPT_BLOCK))  # torch's blocks, which are aligned, leave crumbs between
+        return blocks.pop() if None not in blocks else None
+    finally:
+        for block in blocks:
+            libc.free(block)
 
 
 @functools.cache
@@ -823,8 +826,8 @@ class TrainingNet(NeuralNet):
         return result
 
     def _passes(self, function, X):
-        start, rows = 0, rows_per_pass(X, self._device)
         _keep_freed_memory()
+        start, rows = 0, rows_per_pass(X, self._device)
         X, lengths = _values_and_lengths(X, slice(None))
         with more_memory_kept() if len(X) > _MANY_PASSES * rows else contextlib.nullcontext():
             while start < len(X):

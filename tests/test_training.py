@@ -893,7 +893,7 @@ class Library:
             self.in_use.remove(block)
 
 
-@pytest.mark.parametrize(("n_blocks", "expected"), [(0, 0), (20, 0), (33, 1)])
+@pytest.mark.parametrize(("n_blocks", "expected"), [(0, 0), (32, 0), (33, 1)])
 def test_all_of_the_memory_is_kept_during_a_fit_or_none(n_blocks, expected, monkeypatch):
     _training._keep_freed_memory()
     library = Library(n_blocks)
@@ -913,6 +913,40 @@ def test_many_passes_keep_more_memory_and_give_it_back(n_passes, expected, monke
     model.net_.module_.register_forward_hook(lambda *args: in_use.append(len(library.in_use)))
     model.predict(X[:n_passes])
     assert in_use == [expected] * n_passes
+    assert library.in_use == []
+
+
+@pytest.mark.parametrize("broken", ["by an error", "by who asked"])
+def test_passes_that_are_broken_off_give_memory_back(broken, monkeypatch):
+    X, y = small_set()
+    net = CNNLSTMClassifier(max_epochs=1, conv_bank=0).fit(X, y).net_
+    library = Library(33)
+    monkeypatch.setattr(_training, "_glibc", lambda: library)
+    monkeypatch.setattr(_training, "_PASS_POSITIONS", X.shape[1])
+    passes = net.forward_iter(X)
+    next(passes)
+    assert len(library.in_use) == 1
+    if broken == "by who asked":
+        passes.close()
+    else:
+        monkeypatch.setattr(_training, "to_batch", None)
+        with pytest.raises(TypeError):
+            next(passes)
+    assert library.in_use == []
+
+
+def test_an_interrupt_while_memory_is_set_aside_loses_none(monkeypatch):
+    class Interrupted(Library):
+        def malloc(self, size):
+            if len(self.in_use) == 20:
+                raise KeyboardInterrupt
+            return super().malloc(size)
+
+    _training._keep_freed_memory()
+    library = Interrupted(33)
+    monkeypatch.setattr(_training, "_glibc", lambda: library)
+    with pytest.raises(KeyboardInterrupt), _training.more_memory_kept():
+        pass
     assert library.in_use == []
 
 
