@@ -35,10 +35,11 @@ class Fineness(NamedTuple):
 
     steps: int  # of a channel
     values: int  # of all channels together, unless the fewest parts are more
+    fades: bool = False  # whether of few images or volumes what is long ago is taken to tell less
 
 
 FOR_CLASSES = Fineness(32, 1024)
-FOR_NUMBERS = Fineness(128, 2048)  # of series: a forecast of tomorrow is read off each hour of today
+FOR_NUMBERS = Fineness(128, 2048, fades=True)  # of series: a forecast of tomorrow is read off each hour of today
 
 
 class Mix(NamedTuple):
@@ -48,6 +49,7 @@ class Mix(NamedTuple):
     rank: int | None = None  # how many principal components are read at most
     lead: float = 0.0  # by how many standard errors it has to be better than the best one before it
     gain: float = 0.0  # by which share of the squared error
+    fades: bool = False  # whether what is long ago is to tell less
 
 
 _MIXES = Mix((1, 0, 0)), Mix((1, 5, 1)), Mix((0, 5, 1))
@@ -56,6 +58,7 @@ _MIXES_OF_COMPETITION = Mix((0, 0, 0, 1)), Mix((1, 0, 0, 0), lead=4.0, gain=0.1)
 _MIXES_OF_CHANGES = Mix((1, 0)), Mix((1, 0.5), lead=4.0, gain=0.02)  # a walk seems to come back, in hindsight
 _MOVEMENTS = Mix((0, 1, 1, 0), lead=2.0)
 _MIXES_OF_FRAMES = Mix((1, 0, 0, 0), rank=20), Mix((1, 0, 0, 0), lead=2.0), _MOVEMENTS  # fields vary in few ways
+_MIXES_THAT_FADE = Mix((1, 0, 0, 0), rank=20, fades=True), *(mix._replace(lead=2.0) for mix in _MIXES_OF_FRAMES)
 _MIXES_OF_MANY_FRAMES = Mix((1, 0, 0, 0)), _MOVEMENTS
 
 
@@ -99,6 +102,7 @@ class KernelBank(nn.Module):
             [min(side, most[len(space)]) for side in space] for most in (MOST_PIXELS, _VALUE_CELLS, _SHARE_CELLS)
         )
         self.n_steps = _n_steps(n_timesteps, n_channels, FOR_CLASSES if space else fineness)
+        self.fades = fineness.fades
         axes = enumerate([n_timesteps, *self.pixels])
         self.places = [(axis, dilation) for axis, length in axes for dilation in _dilations(length)][:n_kernels]
         self.sizes = [len(part) for part in torch.arange(n_kernels).tensor_split(len(self.places))]
@@ -138,8 +142,10 @@ class KernelBank(nn.Module):
         """Mixes of the groups to choose from, where so many samples are fitted."""
         if self.competing is not None:
             return _MIXES_OF_COMPETITION
-        of_few, of_many = (_MIXES_OF_FRAMES, _MIXES_OF_MANY_FRAMES) if self.of_frames else (_MIXES, _MIXES_OF_MANY)
-        return of_few if n_samples <= FEW_SAMPLES else of_many
+        if not self.of_frames:
+            return _MIXES if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY
+        of_few = _MIXES_THAT_FADE if self.fades else _MIXES_OF_FRAMES
+        return of_few if n_samples <= FEW_SAMPLES else _MIXES_OF_MANY_FRAMES
 
     def units(self):
         """For each feature a number, the same for all cells of an image: what varies more tells more."""
@@ -149,6 +155,12 @@ class KernelBank(nn.Module):
             for levels in units.split(self.blocks)[:2]:
                 levels[: n_cells * (5 + self.n_steps)] = int(levels[0])
         return units
+
+    def fading(self):
+        """For each feature how much it tells where the past fades: of the levels, the later a part of the time is."""
+        levels, *others = torch.ones(self.width).split(self.blocks)
+        of_channel = torch.cat([torch.zeros(5), 1 / torch.arange(self.n_steps, 0, -1)])
+        return torch.cat([of_channel.repeat(len(levels) // len(of_channel)), *others])
 
     def split(self, features):
         """The features of all of the time (batch, number), and those of its parts (batch, part, number)."""
@@ -222,6 +234,9 @@ class Levels(nn.Module):
 
     def units(self):
         return torch.arange(self.width)
+
+    def fading(self):
+        return torch.ones(self.width)
 
     def calibrate(self, X, lengths=None):
         pass

@@ -11,14 +11,15 @@ _PENALTIES = np.logspace(-5, 2, 15)  # for features whose variances add up to 1
 _CHUNK = 2048  # rows in float64 at once, where there are more rows than features
 
 
-def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, caution=0):
+def solve_ridge(features, targets, folds, *, blocks, mixes, units, fading=None, weight=None, caution=0):
     """Coefficients (feature, output), intercept (output,) and cross-validated predictions (sample, output).
 
     `folds` are index tensors; each is predicted by a fit to all other rows (though of no more rows than features all
     make the principal components). `blocks` are the widths of groups of features that stand side by side. Features are
     standardised, those of the same number in `units` together, and each group gets a share of the variance from one of
     the `mixes`: that which predicts best together with its penalty, unless it lacks the lead that it needs. Some groups
-    may have no share in any of them. `caution` is by how many steps of _PENALTIES the penalty is then raised.
+    may have no share in any of them. In a mix that fades, features are as large within their group as `fading` tells.
+    `caution` is by how many steps of _PENALTIES the penalty is then raised.
     """
     used = [any(parts) for parts in zip(*(mix.shares for mix in mixes), strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
@@ -26,7 +27,9 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
     mixes = [mix._replace(shares=tuple(itertools.compress(mix.shares, used))) for mix in mixes]
     n_features, features = features.shape[1], features[:, columns]
     rows = _Rows(features, targets.double(), weight, units.to(columns)[columns])
-    problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, blocks)
+    fading = torch.ones(n_features) if fading is None else fading
+    groups = _Groups(blocks, fading.to(columns.device, torch.float64)[columns])
+    problem = (_BySamples if len(features) <= features.shape[1] else _ByFeatures)(rows, folds, groups)
     best = None
     for mix in mixes:
         predictions, solution = problem.fit(mix)
@@ -43,10 +46,14 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, weight=None, 
     return all_coefficients, intercept, predictions
 
 
+def how_read(bank, n_samples):
+    """What solve_ridge is to know of the features of a bank."""
+    return {"blocks": bank.blocks, "mixes": bank.mixes(n_samples), "units": bank.units(), "fading": bank.fading()}
+
+
 def validated_loss(bank, features, targets, folds, weight=None):
     """Sum of squares that ridge regression on the features of a bank leaves of targets in folds it has not seen."""
-    how = {"blocks": bank.blocks, "mixes": bank.mixes(len(features)), "units": bank.units(), "weight": weight}
-    _, _, predictions = solve_ridge(features, targets, folds, **how)
+    _, _, predictions = solve_ridge(features, targets, folds, **how_read(bank, len(features)), weight=weight)
     squares = ((predictions - targets) ** 2).sum(1)
     return float(squares.sum() if weight is None else weight @ squares)
 
@@ -82,6 +89,23 @@ class _Rows:
         return (self.features[index].double() - self.mean) / self.scale
 
 
+class _Groups:
+    """Groups of features that stand side by side, so many wide."""
+
+    def __init__(self, widths, fading):
+        self.widths = widths
+        self.fading = fading.split(widths)
+
+    def parts(self, i, fades):
+        """What each feature of a group has of its variance: (feature,)."""
+        squares = self.fading[i].square() if fades else torch.ones_like(self.fading[i])
+        return squares / squares.sum()
+
+    def shares(self, mix):
+        """What each feature has of the variance of all groups: (feature,)."""
+        return torch.cat([share * self.parts(i, mix.fades) for i, share in enumerate(mix.shares)])
+
+
 class _BySamples:
     """For no more rows than features: one eigenvalue problem as large as the rows for each mix.
 
@@ -89,10 +113,10 @@ class _BySamples:
     of M_ff r = (M y)_f.
     """
 
-    def __init__(self, rows, folds, blocks):
-        self.rows, self.folds = rows, folds
-        self.Z = rows[torch.arange(len(rows.targets), device=rows.targets.device)].split(blocks, dim=1)
-        self.kernels = [Z @ Z.T / Z.shape[1] for Z in self.Z]
+    def __init__(self, rows, folds, groups):
+        self.rows, self.folds, self.groups = rows, folds, groups
+        self.Z = rows[torch.arange(len(rows.targets), device=rows.targets.device)].split(groups.widths, dim=1)
+        self.kernels = {}
 
     def fit(self, mix):
         """Predictions (penalty, sample, output) of each fold, and a function penalty number -> coefficients, intercept.
@@ -101,7 +125,7 @@ class _BySamples:
         """
         y, weight = self.rows.targets, self.rows.weight
         share, root = weight / weight.sum(), weight.sqrt()[:, None]
-        K = sum(part * kernel for part, kernel in zip(mix.shares, self.kernels, strict=True) if part)
+        K = sum(share * self._kernel(i, mix.fades) for i, share in enumerate(mix.shares) if share)
         shift, y_mean = K @ share, share @ y
         K = root * (K - shift[:, None] - shift + share @ shift) * root.T
         values, vectors = torch.linalg.eigh(K)
@@ -121,25 +145,28 @@ class _BySamples:
 
         def solution(k):
             dual = root * (vectors @ (damped[k][:, None] * scaled))
-            parts = zip(mix.shares, self.Z, strict=True)
-            return torch.cat([part / Z.shape[1] * (Z.T @ dual) for part, Z in parts]), y_mean - shift @ dual
+            return self.groups.shares(mix)[:, None] * torch.cat([Z.T @ dual for Z in self.Z]), y_mean - shift @ dual
 
         return predictions, solution
+
+    def _kernel(self, i, fades):
+        if (i, fades) not in self.kernels:
+            self.kernels[i, fades] = (self.Z[i] * self.groups.parts(i, fades)) @ self.Z[i].T
+        return self.kernels[i, fades]
 
 
 class _ByFeatures:
     """For more rows than features: sums over the rows of each fold, eigenvalue problems as large as the features."""
 
-    def __init__(self, rows, folds, blocks):
-        self.rows, self.folds, self.blocks = rows, folds, blocks
+    def __init__(self, rows, folds, groups):
+        self.rows, self.folds, self.groups = rows, folds, groups
         self.sums = [_Sums(rows, fold) for fold in folds]
         self.total = sum(self.sums[1:], self.sums[0])
 
     def fit(self, mix):
         """As that of _BySamples."""
         rows = self.rows
-        share = [torch.full((width,), part / width) for width, part in zip(self.blocks, mix.shares, strict=True)]
-        share = torch.cat(share).to(rows.targets)
+        share = self.groups.shares(mix)
         predictions = rows.targets.new_zeros(len(_PENALTIES), *rows.targets.shape)
         for fold, part in zip(self.folds, self.sums, strict=True):
             coefficients, intercept = (self.total - part).path(share, mix.rank)

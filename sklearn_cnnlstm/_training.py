@@ -30,7 +30,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from tqdm import tqdm
 
 from ._graphs import RecordedSteps
-from ._readout import solve_ridge
+from ._readout import how_read, solve_ridge
 
 Device = torch.device
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -730,9 +730,7 @@ class TrainingNet(NeuralNet):
             features.to(where),
             (targets - start).to(where),
             [torch.from_numpy(fold).to(where) for fold in samples.folds],
-            blocks=module.bank.blocks,
-            mixes=module.bank.mixes(len(features)),
-            units=module.bank.units(),
+            **how_read(module.bank, len(features)),
             weight=None if weight is None else weight.to(where),
             caution=module.join.caution(len(features)),
         )

@@ -247,15 +247,15 @@ def test_what_hardly_ever_varied_is_not_magnified():
     assert abs(change) < float(y.std())
 
 
-@pytest.mark.parametrize("tells", ["its last value", "how much it moves"])
+@pytest.mark.parametrize("tells", ["its mean", "how much it moves"])
 def test_a_cell_of_images_tells_as_much_as_it_varies(tells):
     random = np.random.default_rng(0)
     X = random.normal(size=(200, 4, 3, 3, 1)) * random.uniform(0.5, 1.5, size=(200, 1, 3, 3, 1))
     cell = X[:, :, 1, 1, 0]
-    y = cell[:, -1].copy() if tells == "its last value" else np.abs(np.diff(cell, axis=1)).mean(axis=1)
+    y = cell.mean(axis=1) if tells == "its mean" else np.abs(np.diff(cell, axis=1)).mean(axis=1)
     y += 0.3 * y.std() * random.normal(size=200)
     scores = []
-    for size in (1, 5):
+    for size in (1, 10):
         X[:, :, 1, 1] *= size
         scores.append(readout_score(X, y))
     assert scores[1] > scores[0] + 0.05
@@ -272,11 +272,22 @@ def test_cells_share_a_unit_but_those_of_indicators():
     assert len(bank.units().unique()) == len(shared) + sum(map(len, alone))
 
 
-def readout_score(X, y):
-    """How well what is read off the frozen features alone predicts all but the first 40 samples."""
-    model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X[:40], y[:40])
+@pytest.mark.parametrize(("told_by", "gain"), [(-1, 0.05), (0, 0.0), (slice(None), 0.0)])
+def test_of_few_images_the_last_ones_tell_more_unless_folds_tell_otherwise(monkeypatch, told_by, gain):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 12, 5, 5, 1))
+    y = X[:, told_by, 1:3, 1:4, 0].reshape(200, -1).mean(axis=1)
+    y += 0.3 * y.std() * random.normal(size=200)
+    score = readout_score(X, y, n_samples=100)
+    monkeypatch.setattr(_bank, "_MIXES_THAT_FADE", _bank._MIXES_OF_FRAMES)
+    assert score >= readout_score(X, y, n_samples=100) + gain
+
+
+def readout_score(X, y, n_samples=40):
+    """How well what is read off the frozen features of the first samples predicts the others."""
+    model = CNNLSTMRegressor(conv_bank=3, max_epochs=1, random_state=0).fit(X[:n_samples], y[:n_samples])
     model.net_.module_.join.trust.fill_(0.0)
-    return model.score(X[40:], y[40:])
+    return model.score(X[n_samples:], y[n_samples:])
 
 
 def test_readout_does_not_extrapolate_far():
@@ -399,8 +410,9 @@ def test_caution_does_not_change_which_mix_predicts_best(n_samples, best):
 
 
 @pytest.mark.parametrize("rank", [1, 4, 1000])
+@pytest.mark.parametrize("fades", [False, True])
 @pytest.mark.parametrize(("n_samples", "n_features"), [(60, 20), (20, 60)])
-def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samples, n_features, rank):
+def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samples, n_features, fades, rank):
     random = np.random.default_rng(0)
     X = random.normal(size=(n_samples, 5)) @ random.normal(size=(5, n_features))
     X += random.normal(size=(n_samples, n_features))
@@ -410,6 +422,10 @@ def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samp
     folds = [np.arange(n_samples)[i::5] for i in range(5)]
     Z = X - np.average(X, 0, weight)
     Z *= np.sqrt(np.repeat(np.divide(shares, blocks), blocks) / np.average(Z**2, 0, weight))
+    fading = np.concatenate([[0.0], random.uniform(0.2, 2, n_features - 1)])
+    if fades:
+        for columns in np.split(np.arange(n_features), blocks[:1]):
+            Z[:, columns] *= fading[columns] / np.sqrt(np.mean(fading[columns] ** 2))
 
     def components(rows):
         n_components = min(rank, len(rows), n_features)
@@ -429,8 +445,9 @@ def test_readout_of_a_rank_is_ridge_on_scikit_learns_principal_components(n_samp
         torch.tensor(y),
         [torch.tensor(fold) for fold in folds],
         blocks=blocks,
-        mixes=[Mix(shares, rank=rank)],
+        mixes=[Mix(shares, rank=rank, fades=fades)],
         units=torch.arange(n_features),
+        fading=torch.tensor(fading),
         weight=torch.tensor(weight),
     )
     expected = Ridge(alpha=_PENALTIES[best]).fit(T, y, weight).predict(T)
