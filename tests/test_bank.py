@@ -550,10 +550,10 @@ def test_learned_network_that_is_clearly_worse_is_not_trusted():
     assert model.net_.module_.join.trust < 0.1
 
 
-def trust(base, learned, y, weight=None):
+def trust(base, learned, y, weight=None, *, sample_shape=(20, 1)):
     """What a blend chooses by samples (sample,) of one target."""
     base, learned, y = (values[:, None] for values in (base, learned, y))
-    join = Blend(KernelBank((20, 1), 20), 1, 8, ())
+    join = Blend(KernelBank(sample_shape, 20), 1, 8, ())
     return float(join.choose(base, (learned,), y, torch.ones(len(y)) if weight is None else weight, None))
 
 
@@ -595,6 +595,16 @@ def test_few_samples_or_weights_tell_little_of_the_trust():
     assert trust(torch.zeros(3), torch.ones(3), few) < USUAL_TRUST + 0.5 * (many - USUAL_TRUST)
     one_counts = torch.where(torch.arange(600) == 0, 1e6, 1.0)
     assert trust(learned * 0, learned, y, one_counts) < USUAL_TRUST + 0.3 * (many - USUAL_TRUST)
+
+
+def test_images_tell_of_the_trust_as_many_as_they_are_unless_neighbours_err_together():
+    learned, noise = torch.ones(600), torch.randn(600, generator=torch.Generator().manual_seed(0))
+    y = 0.9 + noise - noise.mean()
+    images = {"sample_shape": (20, 4, 4, 1)}
+    assert trust(learned * 0, learned, y, **images) == pytest.approx(0.9, abs=0.05)
+    in_a_row = 0.9 + noise[:12].sub(noise[:12].mean()).repeat_interleave(50)
+    assert trust(learned * 0, learned, in_a_row, **images) == pytest.approx(trust(learned * 0, learned, y), abs=0.15)
+    assert trust(learned * 0, learned, 0.9 * learned, **images) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
