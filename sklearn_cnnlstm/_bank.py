@@ -31,7 +31,7 @@ _POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_
 
 
 class Fineness(NamedTuple):
-    """In how many parts of the time levels are told at most."""
+    """How finely levels are told: in how many parts of the time at most, and whether the past fades."""
 
     steps: int  # of a channel
     values: int  # of all channels together, unless the fewest parts are more

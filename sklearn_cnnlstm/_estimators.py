@@ -773,7 +773,8 @@ class _BaseCNNLSTM(BaseEstimator):
     def _readout_folds(self, y, groups):
         """Row numbers of the parts on which the readout of frozen features is validated, and of one to hold out.
 
-        Parts are neighbours, or as good as that where labels are to be spread evenly; groups are not divided.
+        Parts are neighbours, or as good as that where labels are to be spread evenly; groups are not divided, and the
+        samples of each stand side by side.
         """
         if not self.conv_bank_ or len(y) < 2:  # what was solved for earlier stays
             return None, None
@@ -784,7 +785,8 @@ class _BaseCNNLSTM(BaseEstimator):
         labels = self._stratify(y)
         n_groups = 0 if groups is None else len(np.unique(groups))
         if n_groups > 1:
-            return [part for _, part in GroupKFold(min(n_parts, n_groups)).split(y, groups=groups)]
+            parts = (part for _, part in GroupKFold(min(n_parts, n_groups)).split(y, groups=groups))
+            return [part[np.argsort(groups[part], kind="stable")] for part in parts]
         largest = 0 if labels is None else np.unique(labels, return_counts=True)[1].max()
         if largest < 2:
             return [part for _, part in KFold(min(n_parts, len(y))).split(y)]

@@ -16,9 +16,9 @@ _CAUTION = 2  # steps of the readout's penalties, a decade together
 _MARGIN = 0.5  # of a feature's range, on each side, where series are read: steps of a spectrum are not cut alone
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
 _TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
-_TRUST_OF_FRAMES = 0.25, 0.25  # of images and volumes
+_TRUST_OF_FRAMES = 0.25, 0.25  # of images and volumes, where samples were held out
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
-_TRUST_SAMPLES = 12  # as how many independent ones they count at most, but those of images and volumes
+_TRUST_SAMPLES = 12  # as how many independent ones those of series count at most
 _LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
 _LARGEST = 1e15  # of standardised values, whose squares are summed
 _RAGGED_ROWS = 64  # samples whose levels are found at once, before training
@@ -754,7 +754,7 @@ class Vote(nn.Module):
         return self.head(self.pool(states, last)) + self.beside(whole)
 
 
-def _alike_in_a_row(errors):
+def _neighbours_as_one(errors):
     """How many neighbours tell as much as one sample, if errors (sample, output) are autoregressive of first order."""
     alike = (errors[1:] * errors[:-1]).sum() / errors.square().sum()
     return float((1 + alike) / (1 - alike)) if alike > 0 else 1.0
@@ -777,9 +777,8 @@ class Blend(nn.Module):
         self.quantiles = tuple(quantiles)
         self.median = quantiles.index(0.5) if quantiles else None
         self.of_frames = bank.of_frames
-        self.usual_trust = _TRUST_OF_FRAMES if bank.of_frames else _TRUST
         self.read_from(bank, n_outputs)
-        self.register_buffer("trust", torch.tensor(self.usual_trust[0]))
+        self.register_buffer("trust", torch.tensor(_TRUST[0]))
         if quantiles:
             self.register_buffer("shift", torch.zeros(n_outputs, len(quantiles)))
 
@@ -845,9 +844,9 @@ class Blend(nn.Module):
         """The trust of least squares in samples that were left out, drawn to what is usual as far as they do not tell.
 
         Samples often follow each other in time, and neighbours err together: how far that trust may be off shows in
-        parts of them, and they count as a few at most; those of images and volumes as many as neighbours differ.
+        parts of them, and they count as a few at most; of images and volumes the fewer, the more neighbours err alike.
         """
-        usual, deviation = self.usual_trust
+        usual, deviation = _TRUST_OF_FRAMES if self.of_frames else _TRUST
         learned = opinions[0] if self.median is None else opinions[0][..., self.median]
         way, rest = (learned - base).double(), (y - base).double()
         weight = weight.double()
@@ -862,7 +861,10 @@ class Blend(nn.Module):
         errors = rest - best * way
         left = weight @ errors.square().mean(1)
         n_samples = float(weight.sum() ** 2 / weight.square().sum())
-        n_samples = n_samples / _alike_in_a_row(errors) if self.of_frames else min(_TRUST_SAMPLES, n_samples)
+        if self.of_frames:
+            n_samples /= _neighbours_as_one(weight.sqrt()[:, None] * errors)
+        else:
+            n_samples = min(_TRUST_SAMPLES, n_samples)
         variance = torch.maximum(by_parts, left / (n_samples * total))
         told = deviation**2 / (deviation**2 + variance)
         return (usual + told * (best - usual)).clamp(0, 1)
@@ -870,7 +872,7 @@ class Blend(nn.Module):
     def learn(self, features, coefficients, intercept):
         """Take over what was solved for; returns what `answers` is to be given for each training sample."""
         self.readout.set(features, coefficients, intercept)
-        self.trust.fill_(self.usual_trust[0])
+        self.trust.fill_(_TRUST[0])
         if self.median is not None:
             self.shift.zero_()
         return {}

@@ -18,8 +18,8 @@ def solve_ridge(features, targets, folds, *, blocks, mixes, units, fading=None, 
     make the principal components). `blocks` are the widths of groups of features that stand side by side. Features are
     standardised, those of the same number in `units` together, and each group gets a share of the variance from one of
     the `mixes`: that which predicts best together with its penalty, unless it lacks the lead that it needs. Some groups
-    may have no share in any of them. In a mix that fades, features are as large within their group as `fading` tells.
-    `caution` is by how many steps of _PENALTIES the penalty is then raised.
+    may have no share in any of them. In a mix that fades, features are as large within their group as `fading` tells,
+    not all 0. `caution` is by how many steps of _PENALTIES the penalty is then raised.
     """
     used = [any(parts) for parts in zip(*(mix.shares for mix in mixes), strict=True)]
     columns = torch.tensor(used).repeat_interleave(torch.tensor(blocks)).nonzero()[:, 0].to(features.device)
@@ -125,7 +125,7 @@ class _BySamples:
         """
         y, weight = self.rows.targets, self.rows.weight
         share, root = weight / weight.sum(), weight.sqrt()[:, None]
-        K = sum(share * self._kernel(i, mix.fades) for i, share in enumerate(mix.shares) if share)
+        K = sum(part * self._kernel(i, mix.fades) for i, part in enumerate(mix.shares) if part)
         shift, y_mean = K @ share, share @ y
         K = root * (K - shift[:, None] - shift + share @ shift) * root.T
         values, vectors = torch.linalg.eigh(K)
@@ -151,7 +151,8 @@ class _BySamples:
 
     def _kernel(self, i, fades):
         if (i, fades) not in self.kernels:
-            self.kernels[i, fades] = (self.Z[i] * self.groups.parts(i, fades)) @ self.Z[i].T
+            Z = self.Z[i]
+            self.kernels[i, fades] = (Z * self.groups.parts(i, True)) @ Z.T if fades else Z @ Z.T / Z.shape[1]
         return self.kernels[i, fades]
 
 

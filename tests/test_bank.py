@@ -261,6 +261,15 @@ def test_a_cell_of_images_tells_as_much_as_it_varies(tells):
     assert scores[1] > scores[0] + 0.05
 
 
+def test_levels_fade_with_the_age_of_their_part_of_the_time():
+    bank = KernelBank((3, 2, 2, 2), 3, n_indicators=1)
+    levels, *others = bank.fading().split(bank.blocks)
+    of_all_time, of_steps = levels.reshape(3 * 4, -1).split([5, 3], dim=1)  # channels and indicator in four cells
+    assert not of_all_time.any()
+    torch.testing.assert_close(of_steps, torch.tensor([1 / 3, 1 / 2, 1.0]).expand(12, 3))
+    assert all((other == 1).all() for other in others)
+
+
 def test_cells_share_a_unit_but_those_of_indicators():
     bank = KernelBank((4, 3, 2, 2), 3, n_indicators=1)
     *levels_and_changes, whole, parts = bank.units().split(bank.blocks)
@@ -602,9 +611,23 @@ def test_images_tell_of_the_trust_as_many_as_they_are_unless_neighbours_err_toge
     y = 0.9 + noise - noise.mean()
     images = {"sample_shape": (20, 4, 4, 1)}
     assert trust(learned * 0, learned, y, **images) == pytest.approx(0.9, abs=0.05)
-    in_a_row = 0.9 + noise[:12].sub(noise[:12].mean()).repeat_interleave(50)
-    assert trust(learned * 0, learned, in_a_row, **images) == pytest.approx(trust(learned * 0, learned, y), abs=0.15)
+    runs = 3 * torch.randn(10, generator=torch.Generator().manual_seed(1))
+    in_a_row = 0.9 + (runs - runs.mean()).repeat_interleave(10).repeat(6)  # by sixths all are alike
+    mixed = in_a_row.view(6, 100)[:, torch.randperm(100, generator=torch.Generator().manual_seed(2))].flatten()
+    of_runs, of_mixed = (trust(learned * 0, learned, y, **images) for y in (in_a_row, mixed))
+    assert 0.25 < of_runs < of_mixed - 0.2
     assert trust(learned * 0, learned, 0.9 * learned, **images) == pytest.approx(0.9)
+    bad, weight = torch.full((100,), 50.0), torch.ones(700)
+    weight[600:] = 1e-9  # neighbours that err alike, and do not count
+    alone, more = trust(learned * 0, learned, y, **images), torch.ones(700)
+    assert trust(more * 0, more, torch.cat([y, bad]), weight, **images) == pytest.approx(alone, abs=0.03)
+
+
+def test_held_out_samples_of_a_group_stand_side_by_side():
+    groups = np.arange(60) % 20
+    parts = CNNLSTMRegressor()._parts(np.arange(60.0), groups, 6)
+    assert all((np.diff(groups[part]) >= 0).all() for part in parts)
+    assert (np.sort(np.concatenate(parts)) == np.arange(60)).all()
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
