@@ -227,6 +227,14 @@ def test_copy_predicts_the_same(cls, shape, way, tmp_path):
 
 
 @every_class
+def test_pickle_holds_neither_data_nor_optimizer(cls):
+    X, y = make_data(cls, SHAPES[0])
+    model = cls(max_epochs=2, conv_bank=0, random_state=0).fit(X, y)
+    weights = sum(4 * values.numel() for values in model.net_.module_.state_dict().values())
+    assert len(pickle.dumps(model)) < weights + 50_000 < 2 * weights  # Adam's state is twice as large as the weights
+
+
+@every_class
 @every_shape
 def test_other_number_of_channels_is_refused(cls, shape):
     X, y = make_data(cls, shape)

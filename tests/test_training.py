@@ -605,9 +605,9 @@ def test_optimizer_class_is_called_as_it_is(optimizer, momentum):
 def test_steps_on_the_cpu_are_torchs_to_the_bit(optimizer, is_lean, monkeypatch):
     lean_steps, clipped = [], []
 
-    def step(optimizer, step=_training._adam_step):
+    def step(adams, step=_training._adam_step):
         lean_steps.append(1)
-        step(optimizer)
+        step(adams)
 
     def clip(parameters, clip=_training._clip_gradients):
         before = [parameter.grad.clone() for parameter in parameters]
@@ -718,9 +718,9 @@ def wrap_step(optimizer):
 def test_steps_that_are_not_adams_alone_take_torchs_way(params, monkeypatch):
     lean_steps = []
 
-    def step(optimizer, step=_training._adam_step):
+    def step(adams, step=_training._adam_step):
         lean_steps.append(1)
-        step(optimizer)
+        step(adams)
 
     monkeypatch.setattr(_training, "_adam_step", step)
     sizes = {"batch_size": 8, "max_epochs": 4, "conv_bank": 0, "random_state": 0}
@@ -729,6 +729,24 @@ def test_steps_that_are_not_adams_alone_take_torchs_way(params, monkeypatch):
     lean_steps.clear()
     CNNLSTMClassifier(**params, **sizes).fit(*small_set())
     assert lean_steps == []
+
+
+@pytest.mark.parametrize("event", ["on_batch_end", "on_grad_computed"])
+def test_a_hook_that_comes_amid_an_epoch_is_called(event):
+    calls = []
+
+    class Late(Callback):
+        n = 0
+
+    def listen(self, net, training, **kwargs):
+        self.n += training
+        if training and self.n == 5:
+            net.optimizer_.register_step_post_hook(lambda *args: calls.append(self.n))
+
+    setattr(Late, event, listen)
+    model = CNNLSTMClassifier(batch_size=8, max_epochs=4, conv_bank=0, net_callbacks=[Late()], random_state=0)
+    model.fit(*small_set())
+    assert len(calls) == (7 if event == "on_batch_end" else 8)
 
 
 def test_a_group_without_parameters_is_no_obstacle():
