@@ -15,10 +15,8 @@ _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _MARGIN = 0.5  # of a feature's range, on each side, where series are read: steps of a spectrum are not cut alone
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
-_TRUST = 0.35, 0.2  # in the learned network of a Blend, what is usual and how far it deviates from that
-_TRUST_OF_FRAMES = 0.25, 0.25  # of images and volumes, where samples were held out
+_TRUST = 0.35, 0.3  # in the learned network of a Blend, what is usual and how far it deviates from that
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
-_TRUST_SAMPLES = 12  # as how many independent ones those of series count at most
 _LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
 _LARGEST = 1e15  # of standardised values, whose squares are summed
 _RAGGED_ROWS = 64  # samples whose levels are found at once, before training
@@ -776,7 +774,6 @@ class Blend(nn.Module):
         super().__init__()
         self.quantiles = tuple(quantiles)
         self.median = quantiles.index(0.5) if quantiles else None
-        self.of_frames = bank.of_frames
         self.read_from(bank, n_outputs)
         self.register_buffer("trust", torch.tensor(_TRUST[0]))
         if quantiles:
@@ -843,10 +840,10 @@ class Blend(nn.Module):
     def choose(self, base, opinions, y, weight, criterion):
         """The trust of least squares in samples that were left out, drawn to what is usual as far as they do not tell.
 
-        Samples often follow each other in time, and neighbours err together: how far that trust may be off shows in
-        parts of them, and they count as a few at most; of images and volumes the fewer, the more neighbours err alike.
+        Samples often follow each other in time, and neighbours err together. The more alike they err, the fewer samples
+        there are to learn from, the less trust is usual, and the fewer tell it. How far off it may be shows in parts of
+        them, too.
         """
-        usual, deviation = _TRUST_OF_FRAMES if self.of_frames else _TRUST
         learned = opinions[0] if self.median is None else opinions[0][..., self.median]
         way, rest = (learned - base).double(), (y - base).double()
         weight = weight.double()
@@ -854,18 +851,15 @@ class Blend(nn.Module):
         total = length.sum()
         n_parts = min(_PARTS, len(y))
         if n_parts < 2 or not total > 0:
-            return usual
+            return _TRUST[0]
         best = rest_along.sum() / total
         missed = [part.sum() for part in (rest_along - best * length).tensor_split(n_parts)]  # which add up to 0
         by_parts = sum(part**2 for part in missed) * n_parts / (n_parts - 1) / total**2
         errors = rest - best * way
-        left = weight @ errors.square().mean(1)
-        n_samples = float(weight.sum() ** 2 / weight.square().sum())
-        if self.of_frames:
-            n_samples /= _neighbours_as_one(weight.sqrt()[:, None] * errors)
-        else:
-            n_samples = min(_TRUST_SAMPLES, n_samples)
-        variance = torch.maximum(by_parts, left / (n_samples * total))
+        as_one = _neighbours_as_one(weight.sqrt()[:, None] * errors)
+        n_samples = weight.sum() ** 2 / weight.square().sum() / as_one
+        variance = torch.maximum(by_parts, weight @ errors.square().mean(1) / (n_samples * total))
+        usual, deviation = (part / math.sqrt(as_one) for part in _TRUST)
         told = deviation**2 / (deviation**2 + variance)
         return (usual + told * (best - usual)).clamp(0, 1)
 
