@@ -15,7 +15,8 @@ _OF_A_VOTE = 2.0  # divides the sum of three opinions, which is surer than their
 _CAUTION = 2  # steps of the readout's penalties, a decade together
 _MARGIN = 0.5  # of a feature's range, on each side, where series are read: steps of a spectrum are not cut alone
 _LEAST_VARIANCE = 0.01  # added to that of a standardised series, by whose root it is divided
-_TRUST = 0.35, 0.3  # in the learned network of a Blend, what is usual and how far it deviates from that
+_TRUST = 0.35, 0.3  # in the learned network of a Blend, what is usual and how far off that is
+_NEGLIGIBLE = 1e-6  # of the greatest weight of a held-out sample
 _PARTS = 6  # of held-out samples, which are taken to be independent of each other
 _LEAST_HELD_OUT = 5  # samples, of fewer of which quantiles learn nothing
 _LARGEST = 1e15  # of standardised values, whose squares are summed
@@ -846,10 +847,11 @@ class Blend(nn.Module):
         """
         learned = opinions[0] if self.median is None else opinions[0][..., self.median]
         way, rest = (learned - base).double(), (y - base).double()
-        weight = weight.double()
+        counts = weight > _NEGLIGIBLE * weight.max()
+        way, rest, weight = way[counts], rest[counts], weight[counts].double()
         rest_along, length = (weight * (way * part).mean(1) for part in (rest, way))  # (sample,)
         total = length.sum()
-        n_parts = min(_PARTS, len(y))
+        n_parts = min(_PARTS, len(weight))
         if n_parts < 2 or not total > 0:
             return _TRUST[0]
         best = rest_along.sum() / total

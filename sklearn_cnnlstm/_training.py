@@ -587,6 +587,7 @@ class TrainingNet(NeuralNet):
             return
         self._set_training(training)
         per_batch = self._listens("on_batch_begin") or self._listens("on_batch_end")
+        is_watched = per_batch or self._has_hooks()
         self._adams = None
         total = torch.zeros((), device=self._device)
         n = 0
@@ -600,6 +601,7 @@ class TrainingNet(NeuralNet):
             if per_batch:
                 self._record(prefix, step["loss"], size)
                 self.notify("on_batch_end", batch=batch, training=training, **step)
+            if is_watched:
                 self._adams = None
         if not per_batch:
             self.history.new_batch()  # skorch's averages want at least one
@@ -632,17 +634,19 @@ class TrainingNet(NeuralNet):
 
     def _may_record(self, batches):
         """Whether each step launches the same kernels, which a CUDA graph can then do without Python."""
-        has_hooks = any(getattr(layer, name) for layer in self.module_.modules() for name in _HOOKS)
         return (
             self._device.type == "cuda"
             and self.module_.is_static
             and batches.resident is not None
             and batches.lengths is None
-            and not has_hooks
+            and not self._has_hooks()
             and self.precision == "float32"  # bfloat16 could not be recorded, and float16's scaler reads back
             and type(self.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
             and all(type(callback) in _ONLOOKERS for _, callback in self.callbacks_)
         )
+
+    def _has_hooks(self):
+        return any(getattr(layer, name) for layer in self.module_.modules() for name in _HOOKS)
 
     def _change_weights(self, batch):
         self.scaler_.unscale_(self.optimizer_)
@@ -907,6 +911,8 @@ class TrainingNet(NeuralNet):
             "module_": module,
             "callbacks": None,
             "callbacks_": [],
+            "_held_out": None,
+            "_adams": None,
             "device": "cpu",
             "_unpickled": True,
             "_trained_on": self._trained_on if self._unpickled else self._device.type,

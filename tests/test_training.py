@@ -1,6 +1,7 @@
 """Where and how a network is trained: devices, switches, batches, losses."""
 
 import contextlib
+import copy
 import ctypes
 import math
 import mmap
@@ -747,6 +748,23 @@ def test_a_hook_that_comes_amid_an_epoch_is_called(event):
     model = CNNLSTMClassifier(batch_size=8, max_epochs=4, conv_bank=0, net_callbacks=[Late()], random_state=0)
     model.fit(*small_set())
     assert len(calls) == (7 if event == "on_batch_end" else 8)
+
+
+def test_state_that_a_hook_of_a_layer_exchanges_is_used():
+    """The optimizer's state is loaded anew in each step, which changes nothing but where it lies."""
+
+    class Reload(Callback):
+        def on_train_begin(self, net, **kwargs):
+            def reload(*args):
+                if net.optimizer_.state:
+                    net.optimizer_.load_state_dict(copy.deepcopy(net.optimizer_.state_dict()))
+
+            net.module_.lstm.register_forward_hook(reload)
+
+    sizes = {"batch_size": 8, "max_epochs": 4, "conv_bank": 0, "random_state": 0}
+    models = [CNNLSTMClassifier(net_callbacks=callbacks, **sizes).fit(*small_set()) for callbacks in ([], [Reload()])]
+    for ours, theirs in zip(*(model.net_.module_.parameters() for model in models), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_group_without_parameters_is_no_obstacle():
