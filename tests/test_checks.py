@@ -242,6 +242,7 @@ def test_pickle_holds_neither_data_nor_optimizer(cls, conv_bank):
     X, y = make_data(cls, (40, 50), n=200)  # 3.2 MB, of which a bank's regressor holds out a sixth
     model = cls(max_epochs=2, conv_bank=conv_bank, net_callbacks=[Pickles(sizes)], random_state=0).fit(X, y)
     weights = sum(4 * values.numel() for values in model.net_.module_.state_dict().values())
+    assert len(sizes) == 2
     for size in (len(pickle.dumps(model)), *sizes):
         assert size < weights + 50_000 < 2 * weights  # Adam's state is twice as large as the weights
 
