@@ -595,6 +595,24 @@ def test_neighbours_that_err_together_do_not_tell_much():
     assert trust(base, learned, mixed) == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("errors", "weights", "alike", "independent", "spread"),
+    [
+        # by hand: products of neighbours by squares, of (error * root of weight); samples that count; mean square
+        ((1.0, -1.0), (1.0, 1.0), 25 / 48, 48, 1.0),
+        ((1.0, -4.0), (4.0, 1.0), 272 / 480, 120**2 / 408, 480 / 120),
+    ],
+)
+def test_trust_worked_out_by_hand(errors, weights, alike, independent, spread):
+    """Six parts, in each four neighbours that miss by the first error and four by the second; 0.9 is best."""
+    error, weight = (torch.tensor(pair).repeat_interleave(4).repeat(6) for pair in (errors, weights))
+    as_one = (1 + alike) / (1 - alike)
+    usual, deviation = 0.35 / as_one**0.5, 0.3 / as_one**0.5
+    told = deviation**2 / (deviation**2 + spread * as_one / independent)
+    expected = usual + told * (0.9 - usual)
+    assert trust(0 * error, 1 + 0 * error, 0.9 + error, weight) == pytest.approx(expected, rel=1e-5)
+
+
 def test_few_samples_or_weights_tell_little_of_the_trust():
     """y is 0.9 of the way to the network, and noise as large as the way."""
     learned, noise = torch.ones(600), torch.randn(600, generator=torch.Generator().manual_seed(0))
