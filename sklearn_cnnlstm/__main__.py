@@ -101,21 +101,22 @@ def report_file(path, task, params):
 
 def _report_test(estimator, X_train, y_train, X_test, y_test, *, seconds):
     """Score the estimator, fitted in `seconds`, on the test part beside scikit-learn's MLP on flattened samples."""
-    score = estimator.score(X_test, y_test)
-    start = time.perf_counter()
-    peer = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), _peer(estimator))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the peer's default epochs are what a user gets
-        peer.fit(X_train.reshape(len(X_train), -1), y_train)
-    peer_seconds = time.perf_counter() - start
-    peer_score = peer.score(X_test.reshape(len(X_test), -1), y_test)
+    name = type(estimator[-1] if hasattr(estimator, "steps") else estimator).__name__
+    results = [(name, estimator.score(X_test, y_test), seconds)]
+    if y_test.ndim == 1 or (y_test.ndim == 2 and estimator.target == "sample"):  # else the peer scores something else
+        peer = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), _peer(estimator))
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the peer's default epochs are what a user gets
+            peer.fit(X_train.reshape(len(X_train), -1), y_train)
+        took = time.perf_counter() - start
+        results.append((type(peer[-1]).__name__, peer.score(X_test.reshape(len(X_test), -1), y_test), took))
     score_name = "accuracy" if is_classifier(estimator) else "R2"
     print(f"\n{'held-out':<26s}{score_name:>8s}{'fit':>9s}")
-    names = [type(estimator[-1] if hasattr(estimator, "steps") else estimator).__name__, type(peer[-1]).__name__]
-    for name, value, took in zip(names, (score, peer_score), (seconds, peer_seconds), strict=True):
-        print(f"  {name:<24s}{value:>8.3f}{took:>7.1f} s")
+    for model, value, took in results:
+        print(f"  {model:<24s}{value:>8.3f}{took:>7.1f} s")
     if is_classifier(estimator) and y_test.ndim == 1:
-        print(f"\nconfusion matrix of {names[0]} (rows: true class)")
+        print(f"\nconfusion matrix of {name} (rows: true class)")
         print(
             _table(confusion_matrix(y_test, estimator.predict(X_test), labels=estimator.classes_), estimator.classes_)
         )

@@ -187,7 +187,8 @@ class _BaseCNNLSTM(BaseEstimator):
     validation_order : "random" or "last", default="random"
         Which are held out: a random part (stratified by class, whole groups if fit is given `groups`), or the last.
     scoring : "loss", str or callable, default="loss"
-        What early stopping watches: the loss, or a scikit-learn scorer.
+        What early stopping watches: the loss, or a scikit-learn scorer. A function of (estimator, X, y) is given
+        `sample_weight`, too, if it has that argument.
     n_iter_no_change : int, default=10
         Epochs without improvement before training stops.
     tol : float, default=0.0001
@@ -419,12 +420,13 @@ class _BaseCNNLSTM(BaseEstimator):
                     callbacks.append(self._stopper())
             net = self._build_net(module, callbacks)
             net.fit(train, valid=valid_samples)
+            net.dismiss(callbacks)  # which hold the validation data
         self._count_labels(y[index], reset=True)
         self._commit(net, best_epoch=callbacks[-1].best_epoch_ if self.early_stopping_ else None, goes_on=goes_on)
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._validate_params()
-        if self.early_stopping is True:
+        if not _is_auto(self.early_stopping) and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True; expected False or 'auto'.")
         with _restored_on_error(self):
             first = not hasattr(self, "net_")
@@ -449,9 +451,10 @@ class _BaseCNNLSTM(BaseEstimator):
                 else:
                     _sequences.read_through(X, index)
                 train = _training.Samples(X, self._encode(y, net.module_), loss_weight, index)
-                net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
-            self._count_labels(y[index], reset=first)
-            self._commit(net, n_new=1, goes_on=not first)
+                with net.undone_on_error():
+                    net.train_one_pass(train, lr=self.lr, batch_size=min(self.batch_size_, len(train)))
+                    self._count_labels(y[index], reset=first)
+                    self._commit(net, n_new=1, goes_on=not first)
         return self
 
     def _resolve(self, n_samples, sample_shape, *, keep_network=False):
@@ -565,7 +568,7 @@ class _BaseCNNLSTM(BaseEstimator):
         vars(candidate).pop("feature_names_in_", None)
         scorer = check_scoring(candidate, scoring=self.scoring)
         X, y = _sequences.to_array(X[index]), self._decode_y(y[index])
-        keywords = {} if weight is None else {"sample_weight": weight[index]}
+        keywords = {} if weight is None or not _takes_weight(scorer) else {"sample_weight": weight[index]}
 
         def score(net):
             candidate.net_ = net
@@ -938,13 +941,23 @@ def _check_pooling(pooling):
     return names
 
 
+def _takes_weight(scorer):
+    """Whether a scorer has a place for weights: scikit-learn's have, a user's function may not."""
+    parameters = inspect.signature(scorer).parameters
+    return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 @contextlib.contextmanager
 def _restored_on_error(estimator):
     """Fitted attributes as they were if anything goes wrong, Ctrl-C included."""
     before = dict(vars(estimator))
+    random_state = getattr(estimator, "_random_state", None)  # of partial_fit, which draws from it
+    drawn_so_far = random_state and random_state.get_state()
     try:
         yield
     except BaseException:
+        if random_state is not None:
+            random_state.set_state(drawn_so_far)
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
@@ -1517,7 +1530,7 @@ def _check_quantiles(quantiles):
 
 
 def _learns_quantiles(regressor):
-    return regressor.loss == "quantile"
+    return bool(regressor.quantiles_) if hasattr(regressor, "quantiles_") else regressor.loss == "quantile"
 
 
 @_documented("""

@@ -137,7 +137,7 @@ class CNNLSTM(nn.Module):
         return self.target_mean.cpu().double().numpy(), self.target_scale.cpu().double().numpy()
 
     def _cnn_width(self, sample_shape):
-        """Filters per step, found by passing an empty batch through the CNN: a backbone need not tell its width."""
+        """Filters per step, found by passing zeros through the CNN: a backbone need not tell its width."""
         n_steps, *frame = sample_shape
         X = torch.zeros(2, n_steps if len(frame) == 1 else 3, *frame)
         training = self.cnn.training

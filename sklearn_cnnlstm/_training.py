@@ -238,13 +238,13 @@ class Samples(Dataset):
         self.weight = None
         if sample_weight is not None:
             weight = sample_weight[self.index]
-            self.weight = torch.from_numpy((weight * (weight.size / weight.sum())).astype(np.float32))
+            self.weight = torch.from_numpy(_of_mean_one(weight).astype(np.float32))
 
     def part(self, rows, *, known):
         """Some of the samples."""
         part = copy.copy(self)
         part.index, part.y, part.folds, part.held_out = self.index[rows], self.y[rows], None, None
-        part.weight = None if self.weight is None else self.weight[rows]
+        part.weight = None if self.weight is None else _of_mean_one(self.weight[rows])
         part.base = None if self.base is None else self.base[rows]
         part.known = {name: values[rows] for name, values in known.items()}
         return part
@@ -858,19 +858,29 @@ class TrainingNet(NeuralNet):
 
     # between fits
 
+    def dismiss(self, callbacks):
+        """Let go of callbacks, and of what they hold."""
+        self.callbacks = [callback for callback in self.callbacks if callback not in callbacks]
+        self.callbacks_ = [(name, callback) for name, callback in self.callbacks_ if callback not in callbacks]
+
     def train_one_pass(self, samples, *, lr, batch_size):
         """One more epoch at a constant rate; the optimizer's state is kept where there is one."""
         self.lr, self.lr_schedule, self.batch_size, self.max_epochs = lr, "constant", batch_size, 1
+        for group in self.optimizer_.param_groups:
+            group["lr"] = lr
+        self.partial_fit(samples)
+
+    @contextlib.contextmanager
+    def undone_on_error(self):
+        """Weights, optimizer and history as they were if anything goes wrong: as good as never begun."""
         if not hasattr(self, "optimizer_"):  # unpickled
             self.initialize_callbacks()
             self.initialize_optimizer()
-        for group in self.optimizer_.param_groups:
-            group["lr"] = lr
         before = copy.deepcopy((self.module_.state_dict(), self.optimizer_.state_dict()))
         n_epochs = len(self.history)
         try:
-            return self.partial_fit(samples)
-        except BaseException:  # as good as never begun
+            yield
+        except BaseException:
             self.module_.load_state_dict(before[0])
             self.optimizer_.load_state_dict(before[1])
             del self.history[n_epochs:]
@@ -913,6 +923,7 @@ class TrainingNet(NeuralNet):
             "callbacks_": [],
             "_held_out": None,
             "_adams": None,
+            "_recorded": None,
             "device": "cpu",
             "_unpickled": True,
             "_trained_on": self._trained_on if self._unpickled else self._device.type,
@@ -1090,10 +1101,17 @@ def _adam_step(adams):
 
 
 def autocast(device, precision):
+    """What is computed within is of this precision, whatever a caller casts."""
     dtype = PRECISIONS[precision]
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+    if dtype is not None:
+        return torch.autocast(device.type, dtype)
+    is_cast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_cast else contextlib.nullcontext()
+
+
+def _of_mean_one(weight):
+    total = weight.sum()
+    return weight * (math.prod(weight.shape) / total) if total > 0 else weight
 
 
 def _split(tensors, n_parts):

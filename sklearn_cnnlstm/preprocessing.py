@@ -44,7 +44,7 @@ def sequences_from_frame(df, *, sample=None, time=None, target=None, groups=None
     Returns
     -------
     X : ndarray of shape (n_samples, n_timesteps, n_channels), or list of ndarray of shape (T_i, n_channels)
-        A list if samples differ in length. float32 if all channels are, else float64.
+        A list if samples differ in length. Of the channels' type if they share one, else float64.
     y : ndarray of shape (n_samples,) or (n_samples, k), or None
         (n_samples, n_timesteps[, k]) or a list of (T_i[, k]) with `per_step`; k is there if `target` is a list.
     groups : ndarray of shape (n_samples,), or None
@@ -87,9 +87,11 @@ def sequences_from_frame(df, *, sample=None, time=None, target=None, groups=None
     if channels.shape[1] == 0:
         raise ValueError(f"df has no columns but {named}; expected at least one channel beside them.")
 
-    codes, ids = pd.factorize(_sample_labels(df, sample))
-    if (codes < 0).any():
-        raise ValueError(f"Row {(codes < 0).argmax()} of df names no sample; expected one in each row.")
+    labels = _sample_labels(df, sample)
+    codes, ids = pd.factorize(labels)
+    nameless = (np.array(labels.codes) < 0).any(axis=0) if labels.nlevels > 1 else codes < 0
+    if nameless.any():
+        raise ValueError(f"Row {nameless.argmax()} of df names no sample; expected one in each row.")
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
     _check_stamps(df, sample, time, codes, ids, order)

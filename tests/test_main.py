@@ -52,6 +52,16 @@ def test_users_file_of_floats_is_a_regression(data_file, capsys):
     assert re.search(r"R2.*\n +CNNLSTMRegressor +-?\d", capsys.readouterr().out)
 
 
+def test_targets_that_the_peer_scores_otherwise_are_reported_alone(data_file, capsys):
+    rng = np.random.default_rng(0)
+    y_train, y_test = rng.integers(2, size=(30, 6)), rng.integers(2, size=(10, 6))
+    path = data_file(y_train=y_train, y_test=y_test)
+    assert main(["--data", path, "--param", "max_epochs=2", "--param", "target=step"]) == 0
+    report = capsys.readouterr().out
+    assert re.search(r"CNNLSTMClassifier +[01]\.\d+", report)
+    assert "MLP" not in report
+
+
 def test_users_file_may_miss_values(data_file, capsys):
     X = np.random.default_rng(0).normal(size=(30, 6, 2))
     X[:5, 4:] = X[7, 2, 1] = X[:, 5, 0] = np.nan

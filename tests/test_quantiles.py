@@ -105,6 +105,7 @@ def test_only_the_loss_quantile_has_quantiles_to_predict():
     assert hasattr(regressor(), "predict_quantiles")
     model = regressor(loss="huber").fit(X, y)
     assert not hasattr(model, "predict_quantiles")
+    assert not hasattr(model.set_params(loss="quantile"), "predict_quantiles")  # it has learned none
     assert model.quantiles_ == ()
 
 

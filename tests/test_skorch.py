@@ -818,10 +818,19 @@ def test_partial_fit_that_is_broken_off_has_never_begun():
     assert_same_weights(model, before)
     assert model.n_epochs_ == len(model.net_.history) == 1
     model.net_.callbacks_.pop()
-    model._random_state.seed(0)
-    twin._random_state.seed(0)
     assert_array_equal(model.partial_fit(X, y).predict_proba(X), twin.partial_fit(X, y).predict_proba(X))
     assert model.history_["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_partial_fit_whose_warning_is_an_error_has_never_begun():
+    X, y = slopes()
+    model = classifier().partial_fit(X, y, classes=[0, 1])
+    before = weights(model)
+    with pytest.raises(ConvergenceWarning, match="Training diverged"):
+        model.set_params(lr=1e30).partial_fit(X, y)
+    assert_same_weights(model, before)
+    assert model.n_epochs_ == len(model.net_.history) == 1
 
 
 def test_partial_fit_counts_on_after_warm_starts():

@@ -193,7 +193,17 @@ def test_callers_autocast_does_not_change_a_fit(estimator):
     with torch.autocast("cpu", torch.bfloat16):
         model.fit(X, y)
         assert torch.is_autocast_enabled("cpu")
+        np.testing.assert_array_equal(model.predict(X), expected)
     np.testing.assert_array_equal(model.predict(X), expected)
+
+
+def test_samples_that_train_have_weights_of_mean_one_whatever_is_held_out():
+    """The newest sixth, which is held out, has nearly all of the weight."""
+    X = np.random.default_rng(0).normal(size=(60, 12, 1))
+    y, newest_count = X[:, :, 0].sum(axis=1), np.repeat([1.0, 1e4], [50, 10])
+    model = CNNLSTMRegressor(conv_bank=10, max_epochs=1, random_state=0)
+    losses = [model.fit(X, y, weight).history_["train_loss"][0] for weight in (None, newest_count)]
+    assert losses[1] > 0.1 * losses[0]
 
 
 def test_scope_seeds_torch():

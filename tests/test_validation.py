@@ -16,8 +16,10 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import get_tags
+from skorch.callbacks import EarlyStopping
 
 from sklearn_cnnlstm import CNNLSTMClassifier, CNNLSTMRegressor
+from sklearn_cnnlstm._training import ValidScore
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_epochs=.* ended the training before early stopping could")
 
@@ -286,3 +288,19 @@ def test_class_of_one_member_cannot_be_held_out():
     X, _ = make_data(CNNLSTMClassifier)
     with pytest.raises(ValueError, match=r"cannot hold out validation_fraction=0.1 of 40 samples: .*only 1 member"):
         CNNLSTMClassifier(**SMALL, early_stopping=True).fit(X, np.arange(40) == 3)
+
+
+@every_class
+@pytest.mark.parametrize("scoring", ["loss", lambda estimator, X, y: estimator.score(X, y)])
+def test_partial_fit_goes_on_after_validation_data(cls, scoring):
+    """A function without a place for weights scores a fit with weights, and the stream after it is not scored."""
+    X, y = make_data(cls)
+    model = cls(**SMALL, scoring=scoring)
+    model.fit(X[:30], y[:30], sample_weight=np.full(30, 2.0), X_val=X[30:], y_val=y[30:])
+    assert model.history_["valid_loss"].notna().all()
+    callbacks = [callback for _, callback in model.net_.callbacks_]
+    assert not [callback for callback in callbacks if isinstance(callback, (EarlyStopping, ValidScore))]  # hold data
+    model.partial_fit(X, y)
+    assert model.history_["valid_loss"].isna().tolist() == [False] * 3 + [True]
+    if scoring != "loss":
+        assert model.history_["valid_score"].isna().tolist() == [False] * 3 + [True]
