@@ -737,7 +737,7 @@ class _BaseCNNLSTM(BaseEstimator):
         elif labels is None:
             splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
         else:
-            n_parts = max(2, min(round(1 / fraction), len(np.unique(groups[rows]))))
+            n_parts = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups[rows]))))
             splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=random_state)
         try:
             train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
@@ -746,6 +746,8 @@ class _BaseCNNLSTM(BaseEstimator):
                 f"early_stopping={self.early_stopping} cannot hold out validation_fraction={fraction} of {len(rows)} "
                 f"samples{'' if groups is None else f' in {len(np.unique(groups))} group(s)'}: {error}"
             ) from error
+        if isinstance(splitter, StratifiedGroupKFold) and fraction > 0.5:  # all of its parts but one
+            train, valid = valid, train
         return rows[train], rows[valid]
 
     def _check_target(self, reset):

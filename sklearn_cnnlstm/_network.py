@@ -337,7 +337,7 @@ class BankCNNLSTM(CNNLSTM):
     def last_step(self, X, lengths=None):
         """The last values (batch, channel) that are not missing; NaN if all are."""
         if lengths is not None or self.gaps.are_there:
-            X = CarriedGaps().carried(X)  # NaN is behind the ends, too
+            X = carry(X)  # NaN is behind the ends, too
         return X[:, -1].float()
 
     def loss_of_levels(self, start, X, lengths, targets, weight, *, folds):
@@ -400,9 +400,7 @@ class CarriedGaps(NoGaps):
     are_there = True
 
     def carried(self, X):
-        is_nan = X.isnan()
-        step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
-        return X.gather(1, torch.where(is_nan, 0, step).cummax(1).values)
+        return carry(X)
 
     def filled(self, values, X):
         return values.masked_fill(values.isnan(), 0)
@@ -424,6 +422,12 @@ class MarkedGaps(NoGaps):
     def filled(self, values, X):
         indicators = X[..., self.channels].isnan().to(X.dtype)
         return torch.cat([values.masked_fill(values.isnan(), 0), indicators], dim=-1)
+
+
+def carry(X):  # (batch, time, *space, channel)
+    """X with the last known value at their place for missing ones; NaN where there is none before."""
+    step = torch.arange(X.shape[1], device=X.device).reshape(-1, *[1] * (X.ndim - 2))
+    return X.gather(1, torch.where(X.isnan(), 0, step).cummax(1).values)
 
 
 def bridge(X):  # (batch, time, *space, channel)

@@ -227,6 +227,15 @@ def test_groups_stay_together_be_they_few(cls, n_groups, validation_order):
 
 
 @every_class
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+def test_groups_leave_the_fraction_as_it_is(cls, fraction):
+    X, y = make_data(cls, n=80)
+    model = cls(**SMALL, early_stopping=True, validation_fraction=fraction)
+    _, valid = split(model, X, y, groups=np.arange(80) // 4)
+    assert len(valid) == 80 * fraction
+
+
+@every_class
 @pytest.mark.parametrize(
     ("validation_order", "message"),
     [("random", r"cannot hold out validation_fraction=0.1 of 40 samples in 1 group\(s\)"), ("last", "every group")],
