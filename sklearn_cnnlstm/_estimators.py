@@ -357,7 +357,8 @@ class _BaseCNNLSTM(BaseEstimator):
             Labels or an indicator matrix for the classifier, numbers of any shape (n_samples, ...) for the regressor;
             for the other values of `target` see there.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each sample's loss, at least 0; only ratios matter. Samples of weight 0 are left out.
+            Weight of each sample's loss, at least 0; only ratios matter. Samples of weight 0 are left out of training;
+            which channels have NaN, and how long series are, is asked of all.
         groups : array-like of shape (n_samples,), default=None
             Samples of one group are kept on one side of the inner validation split.
         X_val, y_val, sample_weight_val : array-likes, default=None
@@ -470,7 +471,7 @@ class _BaseCNNLSTM(BaseEstimator):
             self.conv_channels_ = automatic["conv_channels"]
             for name in ("kernel_size", "pool_size"):
                 setattr(self, name + "_", _as_sizes(name, resolved[name], len(self.conv_channels_)))
-            self.hidden_size_, self.dropout_ = resolved["hidden_size"], resolved["dropout"]
+            self.hidden_size_, self.dropout_ = int(resolved["hidden_size"]), resolved["dropout"]
             cannot = self.target != "sample" or n_samples < 2  # the readout is validated on samples left out
             has_none = cannot or (_is_auto(self.conv_bank) and self._is_table)
             self.conv_bank_ = 0 if has_none else resolved["conv_bank"]
@@ -493,7 +494,7 @@ class _BaseCNNLSTM(BaseEstimator):
             pool_size=self.pool_size_,
             hidden_size=self.hidden_size_,
             num_layers=self.num_layers,
-            bidirectional=self.bidirectional,
+            bidirectional=bool(self.bidirectional),
             pooling=_check_pooling(self.pooling),
             dropout=self.dropout_,
             backbone=self.backbone,
@@ -562,6 +563,11 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _scorer(self, X, y, weight, index):
         """A function net -> validation score by `scoring`, seen through a copy of self that predicts with that net."""
+        if isinstance(self.scoring, str) and self._target != "sample" and hasattr(self, "classes_"):
+            raise ValueError(
+                f"scoring={self.scoring!r} with target={self._target!r}: scikit-learn's scorers compare a label per "
+                "sample; expected 'loss' or a function, such as lambda model, X, y: model.score(X, y)."
+            )
         candidate = copy.copy(self)
         candidate.layout = candidate.input_shape = None
         candidate._n_axes, candidate.n_features_in_ = X.ndim, X.shape[-1]
@@ -1003,6 +1009,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
     of them spreads ten times as far as most, as in tables of different units. Series whose sizes differ widely are seen
     in units of their own, too.
+    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may, is
+    to be standardised or measured from another origin before.
 
     Parameters
     ----------
@@ -1524,11 +1532,12 @@ def _check_quantiles(quantiles):
     """The quantiles to learn as a tuple of float."""
     if not all(isinstance(q, Real) and 0 < q < 1 for q in quantiles):
         raise ValueError(f"quantiles={quantiles!r}; expected numbers between 0 and 1, both excluded.")
+    quantiles = tuple(0.5 if math.isclose(q, 0.5) else float(q) for q in quantiles)  # np.linspace may miss it by a bit
     if any(low >= high for low, high in itertools.pairwise(quantiles)):
         raise ValueError(f"quantiles={quantiles!r}; expected numbers that increase.")
     if 0.5 not in quantiles:
         raise ValueError(f"quantiles={quantiles!r}; expected 0.5 among them, the median, which predict gives.")
-    return tuple(float(q) for q in quantiles)
+    return quantiles
 
 
 def _learns_quantiles(regressor):
@@ -1563,6 +1572,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
 
     Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
     of them spreads ten times as far as most, as in tables of different units. So are the targets.
+    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may, is
+    to be standardised or measured from another origin before.
 
     Parameters
     ----------

@@ -49,6 +49,11 @@ def _known_shape(sample):
 def _pad(samples, layout):
     """Samples whose lengths differ as one array, in floats that hold their values exactly, NaN behind their ends."""
     n_axes = samples[0].ndim
+    if all(sample.ndim == 1 for sample in samples):
+        raise ValueError(
+            f"X is a list of samples of one axis, sample 0 of shape {samples[0].shape}; expected (n_timesteps, "
+            "n_channels), as [x[:, np.newaxis] for x in X] has it."
+        )
     odd = next((i for i, sample in enumerate(samples) if sample.ndim != n_axes or not 2 <= n_axes <= 5), None)
     time = 0 if layout is None else layout.find("T") - 1
     if odd is None:

@@ -109,6 +109,12 @@ def test_only_the_loss_quantile_has_quantiles_to_predict():
     assert model.quantiles_ == ()
 
 
+def test_quantiles_of_a_grid_have_the_median():
+    X, y, _, _ = noisy(40, 0)
+    grid = np.linspace(0.05, 0.95, 19)  # 0.49999999999999994 among them
+    assert regressor(quantiles=list(grid)).fit(X, y).quantiles_[9] == 0.5
+
+
 @pytest.mark.parametrize(
     ("quantiles", "message"),
     [

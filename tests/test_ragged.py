@@ -280,7 +280,7 @@ def test_infinity_is_refused_in_ragged_X(cls, value):
 
 
 def test_samples_need_time_and_channels():
-    with pytest.raises(ValueError, match=r"sample 0 has shape \(3,\) .* \(n_timesteps, \*spatial, n_channels\)"):
+    with pytest.raises(ValueError, match=r"sample 0 of shape \(3,\); expected \(n_timesteps, n_channels\)"):
         make(CNNLSTMRegressor).fit([np.zeros(3), np.zeros(4)], [0, 1])
 
 

@@ -733,3 +733,10 @@ def test_validation_data_with_weights_reach_every_fit_of_a_search():
     by_hand = classifier().fit(X, y, X_val=X_val, y_val=y_val, sample_weight_val=weight_val)
     assert search.best_params_ == {"lr": 0.02}
     assert search.best_estimator_.history_["valid_loss"].tolist() == by_hand.history_["valid_loss"].tolist()
+
+
+def test_grids_of_numpy_arrays_are_searched():
+    X, y = slopes()
+    grid = {"hidden_size": np.arange(4, 9, 4), "bidirectional": np.array([False, True])}
+    search = GridSearchCV(CNNLSTMClassifier(max_epochs=1, random_state=0), grid, cv=2, error_score="raise").fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()

@@ -250,6 +250,12 @@ def test_early_stopping_may_watch_the_score(cls):
     assert np.isfinite(model.history_["valid_score"]).all()
 
 
+def test_scorers_that_compare_a_label_per_sample_are_refused():
+    X, y = steps(CNNLSTMClassifier)
+    with pytest.raises(ValueError, match=r"scoring='accuracy' with target='step': .* expected 'loss' or a function"):
+        make(CNNLSTMClassifier, early_stopping=True, scoring="accuracy").fit(X, y)
+
+
 @both
 def test_passes_over_parts_may_have_other_numbers_of_steps(cls):
     model = make(cls)
