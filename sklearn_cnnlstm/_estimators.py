@@ -1009,8 +1009,8 @@ class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
     of them spreads ten times as far as most, as in tables of different units. Series whose sizes differ widely are seen
     in units of their own, too.
-    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may, is
-    to be standardised or measured from another origin before.
+    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may,
+    is to be standardised or measured from another origin before.
 
     Parameters
     ----------
@@ -1572,8 +1572,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
 
     Channels are standardised inside the network by what the training data had, columns of a 2-D X each by itself if one
     of them spreads ten times as far as most, as in tables of different units. So are the targets.
-    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may, is
-    to be standardised or measured from another origin before.
+    They are read as float32: a channel that varies by less than a millionth of its values, as seconds since 1970 may,
+    is to be standardised or measured from another origin before.
 
     Parameters
     ----------
