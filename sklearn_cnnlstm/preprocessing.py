@@ -89,7 +89,7 @@ def sequences_from_frame(df, *, sample=None, time=None, target=None, groups=None
 
     labels = _sample_labels(df, sample)
     codes, ids = pd.factorize(labels)
-    nameless = (np.array(labels.codes) < 0).any(axis=0) if labels.nlevels > 1 else codes < 0
+    nameless = (np.array(labels.codes) < 0).any(axis=0) if isinstance(labels, pd.MultiIndex) else codes < 0
     if nameless.any():
         raise ValueError(f"Row {nameless.argmax()} of df names no sample; expected one in each row.")
     order = np.argsort(codes, kind="stable")

@@ -182,9 +182,10 @@ def test_row_without_a_sample_or_a_time_is_refused():
     df = long_table([2, 2])
     with pytest.raises(ValueError, match="Row 3 of df names no sample"):
         sequences_from_frame(df.assign(sample=["a", "a", "b", None]), **COLUMNS)
-    two = df.assign(day=[1, 1, 2, np.nan])
-    with pytest.raises(ValueError, match="Row 3 of df names no sample"):
-        sequences_from_frame(two, **COLUMNS | {"sample": ["sample", "day"]})
+    days = df.assign(day=[1, 1, 2, np.nan])
+    for sample in (["sample", "day"], ["day"]):
+        with pytest.raises(ValueError, match="Row 3 of df names no sample"):
+            sequences_from_frame(days, **COLUMNS | {"sample": sample})
     with pytest.raises(ValueError, match="Row 2 of df has no time in 't'"):
         sequences_from_frame(df.assign(t=[0, 1, np.nan, 1]), **COLUMNS)
 
