@@ -7,13 +7,14 @@ import itertools
 import math
 import textwrap
 import warnings
+from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 from scipy.special import expit, log_expit, log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names, r2_score
 from sklearn.model_selection import (
@@ -53,6 +54,7 @@ _FEW_CHANNELS = 32  # of more three views of each would take long
 _SIZE_VALUES = 2**22  # of some series, by which that is found
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
+_MOST_PARTS = 10  # of groups, some of which are held out, unless a fraction asks for more
 _LONG = 1024  # steps: a longer series passes thin blocks first
 _MANY_CHANNELS = 64  # of a series: more are mixed step by step by the first block
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
@@ -563,7 +565,7 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _scorer(self, X, y, weight, index):
         """A function net -> validation score by `scoring`, seen through a copy of self that predicts with that net."""
-        if isinstance(self.scoring, str) and self._target != "sample" and hasattr(self, "classes_"):
+        if isinstance(self.scoring, str) and self._target != "sample" and is_classifier(self):
             raise ValueError(
                 f"scoring={self.scoring!r} with target={self._target!r}: scikit-learn's scorers compare a label per "
                 "sample; expected 'loss' or a function, such as lambda model, X, y: model.score(X, y)."
@@ -737,23 +739,26 @@ class _BaseCNNLSTM(BaseEstimator):
         if self.validation_order == "last":
             return _split_last(rows, fraction, groups)
         labels = self._stratify(y[rows])
+        n_more = 0  # parts to validate on, too
         if groups is None:
             split = ShuffleSplit if labels is None else StratifiedShuffleSplit
             splitter = split(1, test_size=fraction, random_state=random_state)
         elif labels is None:
             splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
         else:
-            n_parts = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups[rows]))))
-            splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=random_state)
+            share = _in_parts(fraction, len(np.unique(groups[rows])))
+            splitter = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=random_state)
+            n_more = share.numerator - 1
         try:
-            train, valid = next(splitter.split(rows, labels, None if groups is None else groups[rows]))
+            splits = splitter.split(rows, labels, None if groups is None else groups[rows])
+            train, valid = next(splits)
+            for _, part in itertools.islice(splits, n_more):
+                train, valid = np.setdiff1d(train, part), np.union1d(valid, part)
         except ValueError as error:
             raise ValueError(
                 f"early_stopping={self.early_stopping} cannot hold out validation_fraction={fraction} of {len(rows)} "
                 f"samples{'' if groups is None else f' in {len(np.unique(groups))} group(s)'}: {error}"
             ) from error
-        if isinstance(splitter, StratifiedGroupKFold) and fraction > 0.5:  # all of its parts but one
-            train, valid = valid, train
         return rows[train], rows[valid]
 
     def _check_target(self, reset):
@@ -859,6 +864,8 @@ class _BaseCNNLSTM(BaseEstimator):
             return y
         check_consistent_length(predicted, y)
         lengths = predicted.reshape(*predicted.shape[:2], -1).any(axis=2).sum(axis=1)
+        if not lengths.all():
+            raise ValueError("The prediction is NaN at all steps of some samples: the training has diverged.")
         return _sequences.match_steps(y, lengths, predicted.shape[1])
 
     def _match_steps(self, y, X):
@@ -914,7 +921,17 @@ def _check_groups(groups, X):
     groups = np.asarray(groups)
     if groups.shape != (len(X),):
         raise ValueError(f"groups has shape {groups.shape}; expected ({len(X)},), a group per sample of X.")
-    return groups
+    try:
+        return np.unique(groups, return_inverse=True)[1]
+    except TypeError:  # of several types, between which there is no order
+        return pd.factorize(groups, use_na_sentinel=False)[0]
+
+
+def _in_parts(fraction, n_groups):
+    """A fraction as that many out of so many parts, between which `n_groups` can be divided."""
+    most = max(2, min(n_groups, max(_MOST_PARTS, math.ceil(1 / min(fraction, 1 - fraction)))))
+    share = Fraction(float(fraction)).limit_denominator(most)
+    return min(max(share, Fraction(1, most)), Fraction(most - 1, most))
 
 
 def _split_last(rows, fraction, groups):
@@ -1749,8 +1766,8 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         Returns
         -------
         y : ndarray of shape (n_samples, ...)
-            In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats);
-            with loss="quantile" the median.
+            In the shape, the units and the float dtype of the y that fit saw (float32 if that was not of floats, or of
+            float16); with loss="quantile" the median.
         """
         return self._in_form_of(X, self._predict(X))
 
@@ -1837,7 +1854,7 @@ class CNNLSTMRegressor(RegressorMixin, _BaseCNNLSTM):
         quantiles = _check_quantiles(self.quantiles) if self.loss == "quantile" else ()
         if reset:
             self.quantiles_ = quantiles
-            self._target_dtype = y.dtype if y.dtype.kind == "f" else np.dtype(np.float32)
+            self._target_dtype = np.promote_types(y.dtype if y.dtype.kind == "f" else np.float32, np.float32)
         if quantiles != self.quantiles_:
             raise ValueError(
                 f"quantiles={quantiles}, but {type(self).__name__} was fitted with {self.quantiles_}; a network that "

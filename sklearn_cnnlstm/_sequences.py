@@ -30,14 +30,14 @@ def to_array(X, layout=None):
         shapes = {_known_shape(sample) for sample in X}
         if len(shapes) > 1:
             return _pad([np.asarray(sample) for sample in X], layout)
-        if isinstance(X, np.ndarray) and shapes and shapes != {()}:
-            return np.stack(X)
+        if not isinstance(X, list | tuple) and shapes and shapes != {()}:
+            return np.stack(list(X))
     return X
 
 
 def is_listed(X):
-    """Whether samples stand side by side in a list, a tuple or an array of objects, so that lengths may differ."""
-    return isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
+    """Whether samples stand side by side in a list, or as objects in an array or Series, so that lengths may differ."""
+    return isinstance(X, list | tuple) or (isinstance(X, np.ndarray | pd.Series) and X.dtype == object and X.ndim == 1)
 
 
 def _known_shape(sample):

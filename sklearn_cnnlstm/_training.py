@@ -1014,6 +1014,8 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
     optimizer = OPTIMIZERS.get(optimizer, optimizer)
     if not issubclass(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer={optimizer!r}; expected one of {tuple(OPTIMIZERS)} or a torch.optim class.")
+    for callback in callbacks:
+        _check_callback(callback)
     if verbose == 1 and _is_watched():
         callbacks = [*callbacks, ProgressLine()]
     return TrainingNet(
@@ -1027,6 +1029,15 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
         momentum=momentum,
         **settings,
     )
+
+
+def _check_callback(callback):
+    named = callback if isinstance(callback, tuple) and len(callback) == 2 else (None, callback)
+    cls = named[1] if isinstance(named[1], type) else type(named[1])
+    if not issubclass(cls, Callback):
+        raise ValueError(
+            f"net_callbacks has the entry {callback!r}; expected a skorch.callbacks.Callback, or a name and one."
+        )
 
 
 # -- a step on the CPU, torch's to the bit, without what torch looks up anew each time -----------------------------

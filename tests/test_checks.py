@@ -5,6 +5,7 @@ import pickle
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import skorch
 import torch
@@ -357,6 +358,10 @@ def array_of_arrays(X, folder):
     return samples
 
 
+def series_of_arrays(X, folder):
+    return pd.Series(list(X), index=range(1, len(X) + 1))
+
+
 FORMS = [
     read_only,
     memory_mapped,
@@ -368,6 +373,7 @@ FORMS = [
     list_of_arrays,
     nested_lists,
     array_of_arrays,
+    series_of_arrays,
 ]
 
 
@@ -585,7 +591,7 @@ def test_column_of_numbers_is_predicted_as_the_1d_array(shape):
 
 
 @every_shape
-@pytest.mark.parametrize("y_dtype", [np.float32, np.float64, np.int32, bool])
+@pytest.mark.parametrize("y_dtype", [np.float16, np.float32, np.float64, np.int32, bool])
 def test_dtype_of_numbers_does_not_change_predictions(shape, y_dtype):
     X, y = make_data(CNNLSTMRegressor, shape)
     y = (y > 0).astype(y_dtype)

@@ -22,6 +22,7 @@ from skorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     EpochScoring,
+    EpochTimer,
     GradientNormClipping,
     LRScheduler,
     ProgressBar,
@@ -831,6 +832,19 @@ def test_partial_fit_whose_warning_is_an_error_has_never_begun():
         model.set_params(lr=1e30).partial_fit(X, y)
     assert_same_weights(model, before)
     assert model.n_epochs_ == len(model.net_.history) == 1
+
+
+@pytest.mark.parametrize("entry", [3, "EpochTimer", ("name", 3), ("a", "b", "c")])
+def test_what_is_no_callback_is_refused(entry):
+    X, y = slopes()
+    with pytest.raises(ValueError, match=r"net_callbacks has the entry .* expected a skorch\.callbacks\.Callback"):
+        classifier(entry).fit(X, y)
+
+
+@pytest.mark.parametrize("entry", [EpochTimer, ("timer", EpochTimer()), ("timer", EpochTimer)])
+def test_callbacks_may_be_classes_and_have_names(entry):
+    X, y = slopes()
+    assert classifier(entry).fit(X, y).n_epochs_ == SMALL["max_epochs"]
 
 
 def test_partial_fit_counts_on_after_warm_starts():

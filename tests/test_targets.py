@@ -347,6 +347,16 @@ def test_score_refuses_y_of_another_shape(cls):
 
 
 @both
+def test_score_does_not_blame_y_for_a_training_that_diverged(cls):
+    X, y = steps(cls)
+    model = make(cls).fit(X, y)
+    for parameter in model.net_.module_.parameters():
+        parameter.data.fill_(np.nan)
+    with pytest.raises(ValueError, match=r"The prediction is NaN .* the training has diverged"):
+        model.score(X, y)
+
+
+@both
 def test_infinite_y_is_refused(cls):
     X, y = steps(CNNLSTMRegressor)
     y = np.where(y > 0, 1.0, 0.0)

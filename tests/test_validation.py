@@ -227,12 +227,21 @@ def test_groups_stay_together_be_they_few(cls, n_groups, validation_order):
 
 
 @every_class
-@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95])
 def test_groups_leave_the_fraction_as_it_is(cls, fraction):
     X, y = make_data(cls, n=80)
     model = cls(**SMALL, early_stopping=True, validation_fraction=fraction)
     _, valid = split(model, X, y, groups=np.arange(80) // 4)
     assert len(valid) == 80 * fraction
+
+
+@every_class
+def test_groups_may_be_of_several_types(cls):
+    X, y = make_data(cls)
+    model = cls(**SMALL, early_stopping=True)
+    names = np.array([7, "b", None, (1, 2), 3.5], dtype=object)
+    by_number = split(model, X, y, groups=np.arange(40) // 8)
+    assert_array_equal(np.sort(split(model, X, y, groups=names[np.arange(40) // 8])[1]), np.sort(by_number[1]))
 
 
 @every_class
