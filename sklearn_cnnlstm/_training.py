@@ -39,6 +39,7 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 _CLIP_NORM = 1.0
 _FACTORS = np.logspace(0, 1.3, 40)  # that turn ridge's answers, about -1 and 1, to logits
+_DOUBT = 0.01  # label smoothing by which they are found: with more they stay small, with less they are all too sure
 _WARM_UP = 0.1  # share of the updates over which the cosine schedule climbs to lr
 _PASS_POSITIONS = 2**17 - 2**8  # steps of X in one inference pass: of 64 filters as many bytes as _KEPT_BLOCK
 _PASS_PIXELS = 2**18  # of images and volumes, which start with 16 filters: of larger ones not all maps find room
@@ -452,7 +453,8 @@ class SampleLoss(nn.Module):
         """What to multiply regressed codes by so that they are the best logits."""
         if not self.name.endswith("cross_entropy"):
             return 1.0
-        losses = torch.stack([(self(output * factor, y) * weight).mean() for factor in _FACTORS])
+        loss = SampleLoss(self.name, _DOUBT)
+        losses = torch.stack([(loss(output * factor, y) * weight).mean() for factor in _FACTORS])
         return float(_FACTORS[int(losses.argmin())])
 
     def _cross_entropy(self, output, y):

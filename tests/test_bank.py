@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_expit, log_softmax
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
@@ -964,8 +966,28 @@ def test_logits_are_scaled_by_those_that_have_weight():
     output = 0.2 * torch.tensor([[-1.0, 1], [-1, 1], [1, -1], [1, -1]])
     y = torch.tensor([1, 1, 1, 1])  # the last two are wrong
     right, all_alike = torch.tensor([1.0, 1, 0, 0]), torch.ones(4)
-    assert loss.factor(output, y, right) == pytest.approx(10**1.3)
+    assert loss.factor(output, y, right) == pytest.approx(np.log(0.995 / 0.005) / 0.4, rel=0.04)
     assert loss.factor(output, y, all_alike) == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
+def test_scale_of_logits_is_that_of_the_least_log_loss_whatever_smooths_the_training(name, smoothing):
+    random = np.random.default_rng(0)
+    y = random.integers(3, size=400)
+    codes = 2.0 * np.eye(3)[y] - 1
+    output = 0.2 * codes + random.normal(scale=0.25, size=codes.shape)
+
+    def loss(factor):
+        logits = factor * output
+        if name == "cross_entropy":
+            return -np.mean((0.99 * np.eye(3)[y] + 0.01 / 3) * log_softmax(logits, axis=1))
+        share = 0.99 * (codes > 0) + 0.005
+        return -np.mean(share * log_expit(logits) + (1 - share) * log_expit(-logits))
+
+    target = torch.as_tensor(y) if name == "cross_entropy" else torch.as_tensor(codes > 0).float()
+    found = SampleLoss(name, smoothing).factor(torch.as_tensor(output), target, torch.ones(400))
+    assert found == pytest.approx(minimize_scalar(loss, (1, 20)).x, rel=0.05)
 
 
 @pytest.mark.parametrize("n_groups", [2, 5, 12])
