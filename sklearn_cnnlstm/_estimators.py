@@ -7,7 +7,6 @@ import itertools
 import math
 import textwrap
 import warnings
-from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
@@ -54,7 +53,7 @@ _FEW_CHANNELS = 32  # of more three views of each would take long
 _SIZE_VALUES = 2**22  # of some series, by which that is found
 _SIZE_JITTER = 0.1  # of series, in a classifier's training
 _HELD_OUT = 6  # one in so many samples shows how far what was trained on the others is to be trusted
-_MOST_PARTS = 10  # of groups, some of which are held out, unless a fraction asks for more
+_MOST_PARTS = 10  # of groups, some of which are held out; of more where the fraction is smaller than one of them
 _LONG = 1024  # steps: a longer series passes thin blocks first
 _MANY_CHANNELS = 64  # of a series: more are mixed step by step by the first block
 _IMAGE_BUDGET = 10**8  # pixels of frames that a training reads, in all of its epochs together
@@ -372,6 +371,7 @@ class _BaseCNNLSTM(BaseEstimator):
             The fitted estimator.
         """
         self._validate_params()
+        _training.check_callbacks(self.net_callbacks)
         with _restored_on_error(self):
             vars(self).pop("_random_state", None)  # of partial_fit
             goes_on = self.warm_start and hasattr(self, "net_")
@@ -429,6 +429,7 @@ class _BaseCNNLSTM(BaseEstimator):
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._validate_params()
+        _training.check_callbacks(self.net_callbacks)
         if not _is_auto(self.early_stopping) and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True; expected False or 'auto'.")
         with _restored_on_error(self):
@@ -739,25 +740,22 @@ class _BaseCNNLSTM(BaseEstimator):
         if self.validation_order == "last":
             return _split_last(rows, fraction, groups)
         labels = self._stratify(y[rows])
-        n_more = 0  # parts to validate on, too
-        if groups is None:
-            split = ShuffleSplit if labels is None else StratifiedShuffleSplit
-            splitter = split(1, test_size=fraction, random_state=random_state)
-        elif labels is None:
-            splitter = GroupShuffleSplit(1, test_size=fraction, random_state=random_state)
-        else:
-            share = _in_parts(fraction, len(np.unique(groups[rows])))
-            splitter = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=random_state)
-            n_more = share.numerator - 1
+        names = None if groups is None else groups[rows]
+        n_groups = 0 if groups is None else len(np.unique(names))
         try:
-            splits = splitter.split(rows, labels, None if groups is None else groups[rows])
-            train, valid = next(splits)
-            for _, part in itertools.islice(splits, n_more):
-                train, valid = np.setdiff1d(train, part), np.union1d(valid, part)
+            if groups is None:
+                split = ShuffleSplit if labels is None else StratifiedShuffleSplit
+                train, valid = next(split(1, test_size=fraction, random_state=random_state).split(rows, labels))
+            elif labels is None:
+                n_held_out = max(1, min(round(fraction * n_groups), n_groups - 1))
+                splitter = GroupShuffleSplit(1, test_size=n_held_out, random_state=random_state)
+                train, valid = next(splitter.split(rows, groups=names))
+            else:
+                train, valid = _split_groups(labels, names, fraction, random_state)
         except ValueError as error:
             raise ValueError(
                 f"early_stopping={self.early_stopping} cannot hold out validation_fraction={fraction} of {len(rows)} "
-                f"samples{'' if groups is None else f' in {len(np.unique(groups))} group(s)'}: {error}"
+                f"samples{'' if groups is None else f' in {n_groups} group(s)'}: {error}"
             ) from error
         return rows[train], rows[valid]
 
@@ -865,7 +863,10 @@ class _BaseCNNLSTM(BaseEstimator):
         check_consistent_length(predicted, y)
         lengths = predicted.reshape(*predicted.shape[:2], -1).any(axis=2).sum(axis=1)
         if not lengths.all():
-            raise ValueError("The prediction is NaN at all steps of some samples: the training has diverged.")
+            raise ValueError(
+                "The prediction is NaN at all steps of some samples, as the training has diverged: lower lr or scale "
+                "the targets."
+            )
         return _sequences.match_steps(y, lengths, predicted.shape[1])
 
     def _match_steps(self, y, X):
@@ -921,17 +922,34 @@ def _check_groups(groups, X):
     groups = np.asarray(groups)
     if groups.shape != (len(X),):
         raise ValueError(f"groups has shape {groups.shape}; expected ({len(X)},), a group per sample of X.")
-    try:
+    if groups.dtype != object:
         return np.unique(groups, return_inverse=True)[1]
+    codes, names = pd.factorize(groups, use_na_sentinel=False)
+    try:
+        return np.argsort(np.argsort(names))[codes]
     except TypeError:  # of several types, between which there is no order
-        return pd.factorize(groups, use_na_sentinel=False)[0]
+        return codes
 
 
-def _in_parts(fraction, n_groups):
-    """A fraction as that many out of so many parts, between which `n_groups` can be divided."""
-    most = max(2, min(n_groups, max(_MOST_PARTS, math.ceil(1 / min(fraction, 1 - fraction)))))
-    share = Fraction(float(fraction)).limit_denominator(most)
-    return min(max(share, Fraction(1, most)), Fraction(most - 1, most))
+def _split_groups(labels, groups, fraction, random_state):
+    """Row numbers to train on and to validate on, in which labels are as frequent, and no group is in both.
+
+    Parts of the groups are validated on, from the largest on, that bring these samples nearer to the fraction.
+    """
+    n_of_label = np.unique(labels, return_counts=True)[1]
+    finest = max(_MOST_PARTS, math.ceil(1 / min(fraction, 1 - fraction)))
+    n_parts = max(2, min(finest, len(np.unique(groups)), n_of_label.max()))
+    splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = [part for _, part in splitter.split(labels, labels, groups) if len(part)]
+    held_out, missing = [], fraction * len(labels)
+    for part in sorted(parts, key=len, reverse=True):
+        if abs(missing - len(part)) < abs(missing) and len(held_out) < len(parts) - 1:
+            held_out.append(part)
+            missing -= len(part)
+    valid = np.sort(np.concatenate(held_out or [min(parts, key=len)]))
+    return np.setdiff1d(np.arange(len(labels)), valid), valid
 
 
 def _split_last(rows, fraction, groups):
@@ -1004,7 +1022,7 @@ def _documented(task_parameters):
     class_weight : dict, "balanced" or None, default=None
         Weight of each class, by label; "balanced" is inverse to its frequency. Multiplies `sample_weight`.
     label_smoothing : float, default=0.1
-        Share of each label that is spread evenly over all classes.
+        Share of each label that is spread evenly over all classes, in training and in `valid_loss`.
     """)
 class CNNLSTMClassifier(ClassifierMixin, _BaseCNNLSTM):
     """Classifier of sequences: a CNN reads each step, an LSTM their order.

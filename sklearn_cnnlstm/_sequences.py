@@ -49,6 +49,9 @@ def _known_shape(sample):
 def _pad(samples, layout):
     """Samples whose lengths differ as one array, in floats that hold their values exactly, NaN behind their ends."""
     n_axes = samples[0].ndim
+    lone = next((i for i, sample in enumerate(samples) if sample.ndim == 0), None)
+    if lone is not None:
+        raise ValueError(f"X has {samples[lone]} in place of sample {lone}; expected an array (n_timesteps, ...).")
     if all(sample.ndim == 1 for sample in samples):
         raise ValueError(
             f"X is a list of samples of one axis, sample 0 of shape {samples[0].shape}; expected (n_timesteps, "

@@ -1016,8 +1016,6 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
     optimizer = OPTIMIZERS.get(optimizer, optimizer)
     if not issubclass(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer={optimizer!r}; expected one of {tuple(OPTIMIZERS)} or a torch.optim class.")
-    for callback in callbacks:
-        _check_callback(callback)
     if verbose == 1 and _is_watched():
         callbacks = [*callbacks, ProgressLine()]
     return TrainingNet(
@@ -1033,13 +1031,16 @@ def build_net(module, *, loss, optimizer, device, callbacks, verbose, **settings
     )
 
 
-def _check_callback(callback):
-    named = callback if isinstance(callback, tuple) and len(callback) == 2 else (None, callback)
-    cls = named[1] if isinstance(named[1], type) else type(named[1])
-    if not issubclass(cls, Callback):
-        raise ValueError(
-            f"net_callbacks has the entry {callback!r}; expected a skorch.callbacks.Callback, or a name and one."
-        )
+def check_callbacks(callbacks):
+    """Refuse what skorch takes for no callback: those may be instances, classes, or None, and may have names."""
+    for entry in callbacks or ():
+        is_pair = isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)
+        callback = entry[1] if is_pair else entry
+        cls = callback if isinstance(callback, type) else type(callback)
+        if callback is not None and not issubclass(cls, Callback):
+            raise ValueError(
+                f"net_callbacks has the entry {entry!r}; expected a skorch.callbacks.Callback, or a name and one."
+            )
 
 
 # -- a step on the CPU, torch's to the bit, without what torch looks up anew each time -----------------------------

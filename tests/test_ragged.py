@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nets import answer, every_class, make, over_frames
@@ -49,6 +50,25 @@ def build(frame, *, conv_channels, **sizes):
 
 def one_by_one(function, X):
     return np.concatenate([function(sample[np.newaxis]) for sample in X])
+
+
+# -- the form
+
+
+@every_class
+def test_a_series_of_unequal_samples_is_a_list_of_them(cls):
+    X, y = make_data(cls)
+    series = pd.Series(X, index=[7] * len(X))
+    model = make(cls).fit(series, y)
+    assert_array_equal(answer(model, series), answer(make(cls).fit(X, y), X))
+    assert_array_equal(answer(model, series[:1]), answer(model, X[:1]))
+
+
+def test_a_series_that_lacks_a_sample_is_refused():
+    X, y = make_data(CNNLSTMClassifier)
+    X[3] = None
+    with pytest.raises(ValueError, match="X has None in place of sample 3"):
+        make(CNNLSTMClassifier).fit(pd.Series(X), y)
 
 
 # -- the rule

@@ -834,14 +834,17 @@ def test_partial_fit_whose_warning_is_an_error_has_never_begun():
     assert model.n_epochs_ == len(model.net_.history) == 1
 
 
-@pytest.mark.parametrize("entry", [3, "EpochTimer", ("name", 3), ("a", "b", "c")])
+@pytest.mark.parametrize("entry", [3, "EpochTimer", ("name", 3), ("a", "b", "c"), (3, EpochTimer())])
 def test_what_is_no_callback_is_refused(entry):
     X, y = slopes()
     with pytest.raises(ValueError, match=r"net_callbacks has the entry .* expected a skorch\.callbacks\.Callback"):
         classifier(entry).fit(X, y)
 
 
-@pytest.mark.parametrize("entry", [EpochTimer, ("timer", EpochTimer()), ("timer", EpochTimer)])
+@pytest.mark.parametrize(
+    "entry",
+    [EpochTimer, ("timer", EpochTimer()), ("timer", EpochTimer), ["timer", EpochTimer()], None, ("timer", None)],
+)
 def test_callbacks_may_be_classes_and_have_names(entry):
     X, y = slopes()
     assert classifier(entry).fit(X, y).n_epochs_ == SMALL["max_epochs"]

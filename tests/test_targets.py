@@ -352,7 +352,7 @@ def test_score_does_not_blame_y_for_a_training_that_diverged(cls):
     model = make(cls).fit(X, y)
     for parameter in model.net_.module_.parameters():
         parameter.data.fill_(np.nan)
-    with pytest.raises(ValueError, match=r"The prediction is NaN .* the training has diverged"):
+    with pytest.raises(ValueError, match=r"The prediction is NaN .* the training has diverged: lower lr"):
         model.score(X, y)
 
 

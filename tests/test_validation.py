@@ -230,9 +230,35 @@ def test_groups_stay_together_be_they_few(cls, n_groups, validation_order):
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95])
 def test_groups_leave_the_fraction_as_it_is(cls, fraction):
     X, y = make_data(cls, n=80)
+    groups = np.arange(80) // 4
     model = cls(**SMALL, early_stopping=True, validation_fraction=fraction)
-    _, valid = split(model, X, y, groups=np.arange(80) // 4)
+    train, valid = split(model, X, y, groups=groups)
     assert len(valid) == 80 * fraction
+    assert_array_equal(np.sort(np.concatenate([train, valid])), np.arange(80))
+    assert not set(groups[train]) & set(groups[valid])
+
+
+@every_class
+@pytest.mark.parametrize("fraction", [0.1, 0.4, 0.6, 0.9])
+@pytest.mark.parametrize("sizes", [(20, 20), (30, 4, 3, 3), (10, 10, 10, 5, 5), (1,) * 40])
+def test_groups_of_any_size_are_on_both_sides_and_on_one_each(cls, sizes, fraction):
+    X, y = make_data(cls)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    train, valid = split(cls(**SMALL, early_stopping=True, validation_fraction=fraction), X, y, groups=groups)
+    assert_array_equal(np.sort(np.concatenate([train, valid])), np.arange(40))
+    assert len(train) > 0
+    assert len(valid) > 0
+    assert not set(groups[train]) & set(groups[valid])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.4, 0.7])
+def test_groups_are_divided_where_classes_have_few_samples(fraction):
+    X, _ = make_data(CNNLSTMClassifier)
+    groups = np.arange(40) // 4
+    model = CNNLSTMClassifier(**SMALL, early_stopping=True, validation_fraction=fraction)
+    train, valid = split(model, X, np.arange(40) % 10, groups=groups)
+    assert abs(len(valid) / 40 - fraction) < 0.16  # 4 parts, as each class has 4 samples
+    assert not set(groups[train]) & set(groups[valid])
 
 
 @every_class
@@ -242,6 +268,15 @@ def test_groups_may_be_of_several_types(cls):
     names = np.array([7, "b", None, (1, 2), 3.5], dtype=object)
     by_number = split(model, X, y, groups=np.arange(40) // 8)
     assert_array_equal(np.sort(split(model, X, y, groups=names[np.arange(40) // 8])[1]), np.sort(by_number[1]))
+
+
+@every_class
+def test_groups_whose_names_are_objects_stay_together(cls):
+    X, y = make_data(cls)
+    groups = np.random.default_rng(0).integers(5, size=40)
+    names = np.array([np.nan, 1, 2, 3, 4], dtype=object)
+    train, valid = split(cls(**SMALL, early_stopping=True), X, y, groups=names[groups])
+    assert not set(groups[train]) & set(groups[valid])
 
 
 @every_class
